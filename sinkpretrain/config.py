@@ -1,0 +1,263 @@
+"""The configuration of a run: frozen dataclasses, each refusing what it cannot mean."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from sinkpretrain import registry
+from sinkpretrain.errors import ConfigError
+from sinkpretrain.mappings import build, merge, read_yaml
+
+
+def _check(condition: bool, key: str, value: object, allowed: str) -> None:
+    """Refuse a value out of range, with the range."""
+    if not condition:
+        raise ConfigError(f"{key}: {value!r} is out of range; allowed: {allowed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionConfig:
+    """Attention = weights (how scores become weights) x output transforms (between the mixed values and W_O)."""
+
+    weights: dict[str, Any] = field(default_factory=lambda: {"name": "softmax"})
+    output: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Refuse unknown kinds; options are checked where the kind is built. Weights without a name are softmax."""
+        object.__setattr__(self, "weights", {"name": "softmax", **self.weights})
+        for key, kind, entries in (
+            ("weights", "attention.weights", [self.weights]),
+            ("output", "attention.output", self.output),
+        ):
+            for entry in entries:
+                if entry.get("name") not in registry.names(kind):
+                    allowed = ", ".join(registry.names(kind))
+                    raise ConfigError(f"model.attention.{key}: name {entry.get('name')!r} is not one of {allowed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The shape of a Llama (DESIGN 3). `vocab_size: null` in a file means: the token store's vocabulary."""
+
+    vocab_size: int | None = None
+    n_layers: int = 4
+    n_heads: int = 4
+    n_kv_heads: int | None = None  # None: one for every query head
+    d_model: int = 128
+    d_ff: int = 384
+    context_length: int = 256  # tokens
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-5
+    tie_embeddings: bool = False
+    init: Literal["gpt2", "fan_in"] = "gpt2"
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse shapes that cannot be built; accept a plain mapping as `attention`."""
+        if isinstance(self.attention, Mapping):
+            object.__setattr__(self, "attention", build(AttentionConfig, self.attention, "model.attention"))
+        for name in ("n_layers", "n_heads", "d_model", "d_ff"):
+            _check(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), ">= 1")
+        _check(self.vocab_size is None or self.vocab_size >= 2, "model.vocab_size", self.vocab_size, ">= 2, or null")
+        _check(self.context_length >= 2, "model.context_length", self.context_length, ">= 2 tokens")
+        _check(self.rope_theta > 0, "model.rope_theta", self.rope_theta, "> 0")
+        _check(self.norm_eps > 0, "model.norm_eps", self.norm_eps, "> 0")
+        head_size_is_even = self.d_model % self.n_heads == 0 and (self.d_model // self.n_heads) % 2 == 0
+        _check(head_size_is_even, "model.d_model", self.d_model, f"an even multiple of n_heads ({self.n_heads})")
+        if self.n_kv_heads is not None:
+            divides = self.n_kv_heads >= 1 and self.n_heads % self.n_kv_heads == 0
+            _check(divides, "model.n_kv_heads", self.n_kv_heads, f"a divisor of n_heads ({self.n_heads}), or null")
+
+    @property
+    def head_size(self) -> int:
+        """Channels of one head."""
+        return self.d_model // self.n_heads
+
+    @property
+    def kv_heads(self) -> int:
+        """Number of key-value heads."""
+        return self.n_kv_heads or self.n_heads
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which tokens, in which order, and what the first token of a window or document is (DESIGN 4)."""
+
+    store: str = ""
+    seed: int = 0
+    bos: Literal["none", "document", "window"] = "none"
+    document_mask: bool = False
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse combinations without a meaning."""
+        _check(self.workers >= 0, "data.workers", self.workers, ">= 0")
+        if self.bos == "window" and self.document_mask:
+            raise ConfigError(
+                "data.bos: 'window' gives a BOS to the first document of a window only, which data.document_mask "
+                "would hide from the others; use bos: document, or document_mask: false"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW. `decay: linear` leaves norms, gains, biases and embeddings (a tied head too) alone; `all` decays all."""
+
+    learning_rate: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    decay: Literal["linear", "all"] = "linear"
+    clip: float | None = 1.0  # l2 norm of the whole gradient; null: no clipping
+
+    def __post_init__(self) -> None:
+        """Refuse what AdamW cannot use."""
+        _check(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "> 0")
+        for name in ("beta1", "beta2"):
+            _check(0 <= getattr(self, name) < 1, f"optimizer.{name}", getattr(self, name), "0 <= value < 1")
+        _check(self.eps > 0, "optimizer.eps", self.eps, "> 0")
+        _check(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, ">= 0")
+        _check(self.clip is None or self.clip > 0, "optimizer.clip", self.clip, "> 0, or null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """Learning rate over optimizer steps: linear warmup, then `constant`, `cosine` or warmup-stable-decay (`wsd`)."""
+
+    shape: Literal["constant", "cosine", "wsd"] = "cosine"
+    warmup_steps: int = 100
+    final_fraction: float = 0.1  # of the peak, at the last step (cosine, wsd)
+    decay_fraction: float = 0.2  # of all steps, the linear decay at the end (wsd)
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        _check(self.warmup_steps >= 0, "schedule.warmup_steps", self.warmup_steps, ">= 0")
+        for name in ("final_fraction", "decay_fraction"):
+            _check(0 <= getattr(self, name) <= 1, f"schedule.{name}", getattr(self, name), "0 <= value <= 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """Validation on the same fixed windows of the held-out documents each time."""
+
+    every: int = 250  # optimizer steps; the first and the last step are always validated
+    windows: int = 64
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        _check(self.every >= 1, "validation.every", self.every, ">= 1 step")
+        _check(self.windows >= 1, "validation.windows", self.windows, ">= 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbesConfig:
+    """Which sink metrics are measured in training, when, and on how many held-out windows."""
+
+    every: int = 500  # optimizer steps, beside the log-spaced ones
+    log_spaced: bool = True  # also at steps 0, 1, 2, 4, 8, ...
+    windows: int = 16
+    metrics: list[str] = field(
+        default_factory=lambda: [
+            "first_token_attention",
+            "sink_rate",
+            "effective_rank",
+            "dominance_ratio",
+            "massive_activation",
+            "representation_norm",
+            "positional_variance",
+        ]
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range and unknown metrics."""
+        _check(self.every >= 1, "probes.every", self.every, ">= 1 step")
+        _check(self.windows >= 1, "probes.windows", self.windows, ">= 1")
+        for name in self.metrics:
+            _check(name in registry.names("metrics"), "probes.metrics", name, ", ".join(registry.names("metrics")))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointsConfig:
+    """When checkpoints are written and how many are kept; the last step always gets one."""
+
+    every: int = 1000  # optimizer steps
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        _check(self.every >= 1, "checkpoints.every", self.every, ">= 1 step")
+        _check(self.keep >= 2, "checkpoints.keep", self.keep, ">= 2, so that one is always whole")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WandbConfig:
+    """Weights & Biases mirrors the run record. `auto`: online when logged in, offline otherwise."""
+
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    project: str = "sinkpretrain"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One training run."""
+
+    name: str = "run"
+    variant: str = "model"
+    seed: int = 0  # initial weights
+    tokens: int = 1_000_000  # budget, rounded down to whole optimizer steps
+    global_batch_size: int = 32  # windows an optimizer step, over all devices
+    micro_batch_size: int = 32  # windows a forward pass
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: bool = False
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = 1
+    nodes: int = 1
+    log_every: int = 10  # optimizer steps between lines of the training loss
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    probes: ProbesConfig = field(default_factory=ProbesConfig)
+    checkpoints: CheckpointsConfig = field(default_factory=CheckpointsConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range and batches that do not divide."""
+        for name in ("tokens", "global_batch_size", "micro_batch_size", "devices", "nodes", "log_every"):
+            _check(getattr(self, name) >= 1, name, getattr(self, name), ">= 1")
+        _check(0 <= self.seed < 2**32, "seed", self.seed, "0 <= value < 2^32")
+        _check(0 <= self.data.seed < 2**32, "data.seed", self.data.seed, "0 <= value < 2^32")
+        together = self.micro_batch_size * self.devices * self.nodes
+        if self.global_batch_size % together:
+            raise ConfigError(
+                f"global_batch_size: {self.global_batch_size} is not a multiple of micro_batch_size x devices x nodes "
+                f"= {self.micro_batch_size} x {self.devices} x {self.nodes}; change one of them"
+            )
+        _check(self.steps >= 1, "tokens", self.tokens, f">= {self.tokens_per_step} (one optimizer step)")
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Input tokens of one optimizer step, over all devices."""
+        return self.global_batch_size * self.model.context_length
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.tokens // self.tokens_per_step
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches a device and optimizer step."""
+        return self.global_batch_size // (self.micro_batch_size * self.devices * self.nodes)
+
+
+def load_config(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Config:
+    """One run's configuration from a YAML file and overrides.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type or a value out of range, with what is allowed.
+    """
+    return build(Config, merge(read_yaml(path), overrides or {}), "")

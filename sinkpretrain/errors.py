@@ -1,0 +1,40 @@
+"""The errors a user can meet, each with the exit code the command line ends with.
+
+A message is one sentence or two: which file or key, what was found, what is allowed, what to do.
+"""
+
+
+class SinkpretrainError(Exception):
+    """Something went wrong that the user can understand and act on."""
+
+    exit_code = 1
+
+
+class ConfigError(SinkpretrainError, ValueError):
+    """A key, a value or an argument that cannot be used as given."""
+
+    exit_code = 2
+
+
+class DataError(SinkpretrainError, ValueError):
+    """Text, tokens or a manifest that is missing, altered or too small."""
+
+    exit_code = 3
+
+
+class NonFiniteError(SinkpretrainError, ArithmeticError):
+    """The loss or its gradient became NaN or infinite; no update was made with it."""
+
+    exit_code = 4
+
+
+class ResumeError(SinkpretrainError, ValueError):
+    """A run folder that cannot be continued: another configuration, other data, no valid checkpoint, or in use."""
+
+    exit_code = 5
+
+
+class Preempted(SinkpretrainError):
+    """Training stopped on a signal after saving; the same command with `--resume` goes on."""
+
+    exit_code = 75

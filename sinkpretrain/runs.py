@@ -1,0 +1,213 @@
+"""The run folder (DESIGN 9): where everything is, the state of a run, its metrics, probes and manifests.
+
+```
+<run>/config.yaml  environment.json  data_manifest.json  status.json  metrics.jsonl
+<run>/probes/step_00000512.npz   arrays named <metric>/<array>, by layer, head or position
+<run>/checkpoints/step_00001000/
+```
+Every file but `metrics.jsonl`, which is appended to, appears whole or not at all.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+
+from sinkpretrain.config import Config
+from sinkpretrain.errors import ConfigError, DataError, ResumeError
+from sinkpretrain.mappings import build, difference, read_yaml, to_mapping
+
+State = Literal["running", "done", "failed", "preempted"]
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old or the new content, never a part, even after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write an object as indented JSON, whole or not at all; NaN and infinity are refused, JSON has none."""
+    write_atomically(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+class Run:
+    """One run folder. Making the object touches nothing on disk."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.root)!r})"
+
+    @classmethod
+    def open(cls, root: Path | str) -> "Run":
+        """An existing run.
+
+        Raises:
+            ConfigError: the folder is not a run.
+        """
+        run = cls(root)
+        if not run.config_path.is_file():
+            raise ConfigError(
+                f"{root}: is not a run folder (no config.yaml in it); give the folder that `train` printed"
+            )
+        return run
+
+    @property
+    def config_path(self) -> Path:
+        """The resolved configuration, one file without `base:`."""
+        return self.root / "config.yaml"
+
+    @property
+    def metrics_path(self) -> Path:
+        """One JSON object a line."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.root / "checkpoints"
+
+    @property
+    def name(self) -> str:
+        """`<experiment>/<variant>-s<seed>`, as far as the path has it."""
+        return "/".join(self.root.resolve().parts[-2:])
+
+    def config(self) -> Config:
+        """The run's configuration."""
+        return build(Config, read_yaml(self.config_path), "")
+
+    def create(self, config: Config) -> None:
+        """Make the folder and write the configuration.
+
+        Raises:
+            ResumeError: the folder holds a run already.
+        """
+        if self.config_path.exists():
+            raise ResumeError(
+                f"{self.root}: holds a run already; continue it with --resume {self.root}, or give another --out"
+            )
+        self.root.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.config_path, yaml.safe_dump(to_mapping(config), sort_keys=False).encode())
+
+    def refuse_other_config(self, config: Config) -> None:
+        """Raise where this run was started with another configuration, naming each difference."""
+        changed = difference(to_mapping(self.config()), to_mapping(config))
+        if changed:
+            listed = "; ".join(f"{key} was {old!r}, is {new!r}" for key, (old, new) in changed.items())
+            raise ResumeError(f"{self.root}: was started with another configuration ({listed}); use another --out")
+
+    @property
+    def data_manifest_path(self) -> Path:
+        """The manifest of the token store that the run reads."""
+        return self.root / "data_manifest.json"
+
+    def refuse_other_data(self, fingerprint: str) -> None:
+        """Raise where this run was started on another token store."""
+        before = json.loads(self.data_manifest_path.read_text())["fingerprint"]
+        if before != fingerprint:
+            raise ResumeError(
+                f"{self.root}: was started on another token store (fingerprint {before[:12]}, now {fingerprint[:12]}); "
+                "bring the old store back, or use another --out"
+            )
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run folder alone; the lock goes with the process, however it ends.
+
+        Raises:
+            ResumeError: another process holds it.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                message = f"{self.root}: is in use by another process; wait for it, or give another --out"
+                raise ResumeError(message) from None
+            yield
+
+    def status(self) -> dict[str, Any]:
+        """`state`, `step` and more of the last write; empty before the first."""
+        path = self.root / "status.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def write_status(self, state: State, **more: Any) -> None:
+        """Replace the state, keep the other entries that are not given anew."""
+        write_json(self.root / "status.json", {**self.status(), "state": state, **more})
+
+    def metrics(self) -> list[dict[str, float]]:
+        """The lines of metrics.jsonl, in order; a last line cut short by a crash is left out.
+
+        Raises:
+            DataError: a line that is not JSON anywhere else.
+        """
+        if not self.metrics_path.exists():
+            return []
+        lines = self.metrics_path.read_text(encoding="utf-8").split("\n")
+        rows = []
+        for number, line in enumerate(lines[:-1], 1):
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                raise DataError(f"{self.metrics_path}: line {number} is not JSON; the record was altered") from None
+        return rows
+
+    def append_metrics(self, row: dict[str, float]) -> None:
+        """Add one line; it is in the operating system's hands when this returns."""
+        with self.metrics_path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def cut_metrics(self, step: int) -> None:
+        """Drop the lines after `step`, and the probes, so that a resumed run writes each step once."""
+        kept = [row for row in self.metrics() if row["step"] <= step]
+        write_atomically(self.metrics_path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        for late in [late for late in self.probe_steps() if late > step]:
+            self.probe_path(late).unlink()
+
+    def series(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Steps and values of one metric, where it was recorded."""
+        rows = [row for row in self.metrics() if name in row]
+        steps = np.array([row["step"] for row in rows], dtype=np.int64)
+        return steps, np.array([row[name] for row in rows], dtype=np.float64)
+
+    def probe_path(self, step: int) -> Path:
+        """Where the probes of a step are."""
+        return self.root / "probes" / f"step_{step:08d}.npz"
+
+    def probe_steps(self) -> list[int]:
+        """Steps with a probe record, rising."""
+        return sorted(int(path.stem.removeprefix("step_")) for path in self.root.glob("probes/step_*.npz"))
+
+    def probe(self, step: int | None = None) -> dict[str, np.ndarray]:
+        """The probe record of a step, the last one by default: arrays by name.
+
+        Raises:
+            DataError: no probe record, or none of that step.
+        """
+        steps = self.probe_steps()
+        if not steps or (step is not None and step not in steps):
+            found = f"there are {steps}" if steps else "there are none"
+            raise DataError(f"{self.root}: no probe record{'' if step is None else f' of step {step}'}; {found}")
+        with np.load(self.probe_path(steps[-1] if step is None else step), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+    def write_probe(self, step: int, arrays: dict[str, np.ndarray]) -> None:
+        """Write the probe record of a step, whole or not at all."""
+        path = self.probe_path(step)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp.npz")
+        np.savez(temporary, **arrays)  # type: ignore[arg-type]
+        os.replace(temporary, path)

@@ -1,0 +1,70 @@
+import json
+import pydoc_data.topics
+
+import pytest
+import torch
+import yaml
+
+from sinkpretrain.config import Config
+from sinkpretrain.mappings import build, merge
+
+CONTEXT = 32
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tests share the cores with each other; libgomp's spinning threads would multiply their time."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def prose_recipe(tmp_path_factory):
+    """A recipe over real English text that every Python has: the language reference behind `help()`."""
+    folder = tmp_path_factory.mktemp("prose")
+    lines = [json.dumps({"text": text}) for text in pydoc_data.topics.topics.values()]
+    (folder / "topics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    recipe = {
+        "sources": [{"name": "files", "path": "topics.jsonl"}],
+        "tokenizer": {"name": "train", "vocab_size": 512},
+        "validation_fraction": 0.1,
+    }
+    (folder / "prose.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    return folder / "prose.yaml"
+
+
+@pytest.fixture(scope="session")
+def prose_store(prose_recipe):
+    """The token store of `prose_recipe`."""
+    from sinkpretrain.data.prepare import prepare
+
+    return prepare(prose_recipe)
+
+
+@pytest.fixture(scope="session")
+def small_mapping(prose_store):
+    """The configuration of a run of 12 steps, as YAML would give it; a second or two on one core."""
+    return {
+        "tokens": 12 * 8 * CONTEXT,
+        "global_batch_size": 8,
+        "micro_batch_size": 8,
+        "accelerator": "cpu",
+        "log_every": 1,
+        "model": {"n_layers": 2, "n_heads": 2, "d_model": 32, "d_ff": 64, "context_length": CONTEXT},
+        "data": {"store": str(prose_store.root)},
+        "optimizer": {"learning_rate": 1e-2},
+        "schedule": {"warmup_steps": 2},
+        "validation": {"every": 6, "windows": 16},
+        "probes": {"every": 6, "windows": 8},
+        "checkpoints": {"every": 4},
+        "wandb": {"mode": "disabled"},
+    }
+
+
+@pytest.fixture(scope="session")
+def small_config(small_mapping):
+    """`small_mapping` with overrides, built: `small_config({"seed": 1})`."""
+
+    def make(overrides=None) -> Config:
+        return build(Config, merge(small_mapping, overrides or {}), "")
+
+    return make
