@@ -1,0 +1,177 @@
+"""The two bases of attention: weights over keys, and transforms of what they mix.
+
+Shapes use B batch, T query positions, S key positions, R a block of query rows, H query heads, G key-value heads,
+D head size, C model width.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+ROWS = 256  # query rows whose weights exist at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionShape:
+    """The sizes that attention kinds are built from."""
+
+    n_heads: int
+    kv_heads: int
+    head_size: int
+    d_model: int
+    context_length: int  # tokens
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Which keys a query sees: those not after it, and with documents those of its own document."""
+
+    tokens: int
+    device: torch.device
+    document_BT: Tensor | None = None
+
+    @property
+    def is_causal_only(self) -> bool:
+        """Whether every key that is not after a query is visible to it."""
+        return self.document_BT is None
+
+    def visible(self, first: int, last: int) -> Tensor:
+        """True where queries `first .. last - 1` see keys `0 .. last - 1`: [R, S], or [B, 1, R, S] with documents."""
+        position = torch.arange(last, device=self.device)
+        visible_RS = position[None, :] <= position[first:last, None]
+        if self.document_BT is None:
+            return visible_RS
+        query_BR, key_BS = self.document_BT[:, first:last], self.document_BT[:, :last]
+        return (visible_RS & (query_BR[:, :, None] == key_BS[:, None, :]))[:, None]
+
+    @cached_property
+    def dense(self) -> Tensor:
+        """`visible` for all queries; made once and shared by the layers."""
+        return self.visible(0, self.tokens)
+
+
+class AttentionWeights(nn.Module, ABC):
+    """How scores s_ij = q_i . k_j / sqrt(D) become weights, and how weights mix values.
+
+    `weights` is the definition: every metric is computed from it. `fused` may give the same mixed values faster.
+    """
+
+    rows_sum_to_one: ClassVar[bool]
+    random_parameters: ClassVar[dict[str, float]] = {}  # parameter name -> std of its normal initial values
+    uses_fused: bool = True  # False: the explicit definition runs also where a fused path exists
+
+    def __init__(self, shape: AttentionShape, options: Any = None) -> None:
+        super().__init__()
+        self.shape = shape
+        self.options = options
+
+    @abstractmethod
+    def weights(self, scores_BHRS: Tensor, visible: Tensor, q_BRHD: Tensor) -> Tensor:
+        """Weights of key j in column j, exactly zero where not visible; in the dtype of the scores."""
+
+    def combine(self, weights_BHRS: Tensor, v_BSGD: Tensor) -> Tensor:
+        """The mixed values z_BRHD = sum_j A_ij v_j."""
+        weights_BGERS = rearrange(weights_BHRS, "b (g e) r s -> b g e r s", g=self.shape.kv_heads)
+        mixed = torch.einsum("bgers,bsgd->brged", weights_BGERS, v_BSGD.to(weights_BHRS.dtype))
+        return rearrange(mixed, "b r g e d -> b r (g e) d")
+
+    def fused(self, q_BTHD: Tensor, k_BTGD: Tensor, v_BTGD: Tensor, mask: Mask) -> Tensor | None:
+        """The mixed values by a fast kernel that agrees with the definition, or None where there is none."""
+        return None
+
+    def mix(self, q_BTHD: Tensor, k_BTGD: Tensor, v_BTGD: Tensor, mask: Mask) -> Tensor:
+        """The mixed values z_BTHD: the seam that calibration and interventions on the mask wrap."""
+        if self.uses_fused:
+            mixed_BTHD = self.fused(q_BTHD, k_BTGD, v_BTGD, mask)
+            if mixed_BTHD is not None:
+                return mixed_BTHD
+        return self.mix_explicit(q_BTHD, k_BTGD, v_BTGD, mask)
+
+    def mix_explicit(self, q_BTHD: Tensor, k_BTGD: Tensor, v_BTGD: Tensor, mask: Mask) -> Tensor:
+        """The mixed values by the definition, a block of rows at a time: memory linear in T, in training too."""
+        mixed = []
+        for first, last in _blocks(q_BTHD.shape[1]):
+            # The mask is made inside, so that a checkpoint does not keep the blocks of it.
+            arguments = (q_BTHD[:, first:last], k_BTGD[:, :last], v_BTGD[:, :last], mask, first)
+            if torch.is_grad_enabled() and q_BTHD.shape[1] > ROWS:
+                mixed.append(checkpoint(self._mix_rows, *arguments, use_reentrant=False))
+            else:
+                mixed.append(self._mix_rows(*arguments))
+        return torch.cat(mixed, dim=1).to(q_BTHD.dtype)
+
+    def rows(self, q_BTHD: Tensor, k_BTGD: Tensor, mask: Mask) -> Iterator[tuple[int, Tensor]]:
+        """Blocks of the weights from the top: the first row of each, and its weights_BHRS over all T keys."""
+        for first, last in _blocks(q_BTHD.shape[1]):
+            weights_BHRS = self._weights_of_rows(q_BTHD[:, first:last], k_BTGD[:, :last], mask.visible(first, last))
+            yield first, F.pad(weights_BHRS, (0, q_BTHD.shape[1] - last))
+
+    def _mix_rows(self, q_BRHD: Tensor, k_BSGD: Tensor, v_BSGD: Tensor, mask: Mask, first: int) -> Tensor:
+        with torch.autocast(q_BRHD.device.type, enabled=False):
+            visible = mask.visible(first, first + q_BRHD.shape[1])
+            return self.combine(self._weights_of_rows(q_BRHD, k_BSGD, visible), v_BSGD)
+
+    def _weights_of_rows(self, q_BRHD: Tensor, k_BSGD: Tensor, visible: Tensor) -> Tensor:
+        with torch.autocast(q_BRHD.device.type, enabled=False):
+            dtype = torch.promote_types(q_BRHD.dtype, torch.float32)
+            q_BRHD, k_BSGD = q_BRHD.to(dtype), k_BSGD.to(dtype)
+            q_BRGED = rearrange(q_BRHD, "b r (g e) d -> b r g e d", g=self.shape.kv_heads)
+            scores = torch.einsum("brged,bsgd->bgers", q_BRGED, k_BSGD) / math.sqrt(self.shape.head_size)
+            return self.weights(rearrange(scores, "b g e r s -> b (g e) r s"), visible, q_BRHD)
+
+
+class OutputTransform(nn.Module, ABC):
+    """What happens to the mixed values of each head before W_O."""
+
+    random_parameters: ClassVar[dict[str, float]] = {}
+
+    def __init__(self, shape: AttentionShape, options: Any = None) -> None:
+        super().__init__()
+        self.shape = shape
+        self.options = options
+
+    @abstractmethod
+    def forward(self, mixed_BTHD: Tensor, x_BTC: Tensor) -> Tensor:
+        """o_BTHD from the mixed values and the block's normed input."""
+
+
+def softmax_beside(scores_BHRS: Tensor, visible: Tensor, logit: Tensor | float) -> Tensor:
+    """exp(s) / (exp(logit) + sum exp(s)): a softmax in which one more logit takes part and is dropped.
+
+    Written as softmax(s) * sigmoid(log-sum-exp(s) - logit), which neither overflows nor loses small masses.
+    """
+    scores_BHRS = scores_BHRS.masked_fill(~visible, -torch.inf)
+    log_mass_BHR1 = scores_BHRS.logsumexp(dim=-1, keepdim=True)
+    return (scores_BHRS - log_mass_BHR1).exp() * torch.sigmoid(log_mass_BHR1 - logit)
+
+
+def fused_beside_key(q_BTHD: Tensor, k_BTGD: Tensor, v_BTGD: Tensor, key_HD: Tensor, value_HD: Tensor) -> Tensor:
+    """Causal softmax attention in which every query also sees one more key a head, by SDPA.
+
+    The key goes first, with an idle query in front, so that a plain causal mask lets every real query see it.
+    """
+    batch, _, heads, _ = q_BTHD.shape
+    repeats = heads // k_BTGD.shape[2]
+    k_BHTD, v_BHTD = (rearrange(x, "b t g d -> b g t d").repeat_interleave(repeats, dim=1) for x in (k_BTGD, v_BTGD))
+    extra_key, extra_value = (x.to(k_BTGD.dtype)[None, :, None].expand(batch, -1, 1, -1) for x in (key_HD, value_HD))
+    mixed_BHTD = F.scaled_dot_product_attention(
+        F.pad(rearrange(q_BTHD, "b t h d -> b h t d"), (0, 0, 1, 0)),
+        torch.cat([extra_key, k_BHTD], dim=2),
+        torch.cat([extra_value, v_BHTD], dim=2),
+        is_causal=True,
+    )
+    return rearrange(mixed_BHTD[:, :, 1:], "b h t d -> b t h d")
+
+
+def _blocks(tokens: int) -> Iterator[tuple[int, int]]:
+    """First and last (exclusive) row of each block."""
+    for first in range(0, tokens, ROWS):
+        yield first, min(first + ROWS, tokens)

@@ -1,0 +1,1 @@
+"""What happens to the mixed values of a head before W_O: one file a kind."""

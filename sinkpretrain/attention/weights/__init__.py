@@ -1,0 +1,1 @@
+"""How scores become attention weights: one file a kind."""

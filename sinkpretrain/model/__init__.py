@@ -1,0 +1,1 @@
+"""The Llama, with attention from the two registries."""
