@@ -1,0 +1,1 @@
+"""What is measured of attention sinks: one file a metric. A metric knows taps and weights, never variants."""

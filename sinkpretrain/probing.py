@@ -1,0 +1,235 @@
+"""Runs metrics over text: one pass over the model serves all metrics that need the same text.
+
+Shapes use B batch, T positions.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sinkpretrain import registry
+from sinkpretrain.attention.base import AttentionWeights, Mask
+from sinkpretrain.data.windows import Batch
+from sinkpretrain.errors import ConfigError, DataError
+from sinkpretrain.metrics.base import AttentionSummary, Inputs, LayerView, Metric, Sums
+from sinkpretrain.model.llama import Llama, positions
+from sinkpretrain.taps import record, watch
+
+HeldOut = Callable[[int], Iterable[Batch]]
+Reduce = Callable[[Sums], Sums]
+
+
+class Record(NamedTuple):
+    """What a probe found: arrays named `<metric>/<array>`, and the values for metrics.jsonl."""
+
+    arrays: dict[str, NDArray[np.float64]]
+    scalars: dict[str, float]
+
+
+class Sequences(NamedTuple):
+    """Text to run the model on."""
+
+    tokens_BT: Tensor
+    document_BT: Tensor | None
+
+
+class Request(NamedTuple):
+    """The `Inputs` of a metric, settled for one model; metrics with equal requests share a pass."""
+
+    text: Literal["held_out", "random"]
+    tokens: int
+    sequences: int
+
+
+class Probe:
+    """Metrics, the text to measure them on, and how to batch it.
+
+    Args:
+        metrics: names in the registry `metrics`.
+        held_out: gives batches of so many held-out sequences, the same ones each time; it may give fewer where there
+            is no more text, and the sums count what there was.
+        sequences: held-out sequences for the metrics that do not fix a number.
+        batch_size: sequences a forward pass; results do not depend on it.
+        separator: a token id that random text leaves out, since it may act as a BOS.
+        seed: of the random text.
+
+    Raises:
+        ConfigError: an unknown metric, or a size below one.
+    """
+
+    def __init__(
+        self,
+        metrics: Sequence[str],
+        *,
+        held_out: HeldOut,
+        sequences: int = 16,
+        batch_size: int = 8,
+        separator: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        for name, size in (("sequences", sequences), ("batch_size", batch_size)):
+            if size < 1:
+                raise ConfigError(f"{name}: {size} is out of range; allowed: >= 1")
+        self.metrics: dict[str, Metric] = {name: registry.load("metrics", name)() for name in metrics}
+        self.held_out, self.sequences, self.batch_size = held_out, sequences, batch_size
+        self.separator, self.seed = separator, seed
+
+    def run(self, model: Llama, *, rank: int = 0, world: int = 1, reduce: Reduce = lambda sums: sums) -> Record:
+        """Measure a model as it stands; it, torch's random numbers and its modes are left as they were.
+
+        Args:
+            model: in float32 or wider, on any device; explicit attention and metrics run without autocast or TF32.
+            rank: which share of the sequences to run here.
+            world: number of shares.
+            reduce: adds each named sum up over the ranks; called once, with the same names and shapes on each.
+
+        Raises:
+            ConfigError: weights narrower than float32.
+            DataError: no held-out text.
+        """
+        _refuse_narrow(model)
+        sums: Sums = {}
+        with _measuring(model):
+            for request, names in self._requests(model).items():
+                sums |= self._add_up(model, request, names, rank, world)
+        sums = reduce(sums)
+        found = Record({}, {})
+        for name, metric in self.metrics.items():
+            prefix = f"{name}/"
+            own = {key.removeprefix(prefix): of.cpu().numpy() for key, of in sums.items() if key.startswith(prefix)}
+            arrays = metric.finish(own)
+            found.arrays.update({f"{name}/{array}": value for array, value in arrays.items()})
+            found.scalars.update(metric.scalars(arrays))
+        return found
+
+    def _requests(self, model: Llama) -> dict[Request, list[str]]:
+        """The passes to make over the model, and the metrics that each serves."""
+        requests: dict[Request, list[str]] = defaultdict(list)
+        for name, metric in self.metrics.items():
+            requests[self._request(metric.inputs, model)].append(name)
+        return requests
+
+    def _request(self, inputs: Inputs, model: Llama) -> Request:
+        context = model.config.context_length
+        tokens = min(inputs.tokens or context, context)
+        least = math.ceil(inputs.tokens_per_channel * model.config.d_model / tokens)
+        return Request(inputs.text, tokens, max(inputs.sequences or self.sequences, least))
+
+    def _add_up(self, model: Llama, request: Request, names: Sequence[str], rank: int, world: int) -> Sums:
+        """The sums of some metrics over this rank's share of one text, `<metric>/<sum>`, stacked over layers."""
+        metrics = {name: self.metrics[name] for name in names}
+        totals: dict[str, dict[int, Tensor]] = defaultdict(dict)
+
+        def add(view: LayerView) -> None:
+            for name, metric in metrics.items():
+                for key, value in metric.measure(view).items():
+                    total = totals[f"{name}/{key}"]
+                    total[view.layer] = total[view.layer] + value if view.layer in total else value
+
+        for batch in self._share(model, request, rank, world):
+            measure_layers(model, batch, metrics.values(), add)
+        has_share = bool(totals)
+        if not has_share:
+            # A rank without sequences still takes part in the reduction, with zeros of the same shapes.
+            for batch in self._share(model, request, 0, request.sequences):
+                measure_layers(model, batch, metrics.values(), add)
+        if not totals:
+            raise DataError(f"probes: there is no held-out text for {', '.join(names)}; prepare more text")
+        sums = {key: torch.stack([total[layer] for layer in sorted(total)]) for key, total in totals.items()}
+        return sums if has_share else {key: torch.zeros_like(value) for key, value in sums.items()}
+
+    def _share(self, model: Llama, request: Request, rank: int, world: int) -> Iterator[Sequences]:
+        """Every `world`-th sequence from `rank` on, on the model's device, at most `batch_size` at a time."""
+        device = model.embedding.weight.device
+        random = request.text == "random"
+        batches = [self._random(model, request)] if random else self.held_out(request.sequences)
+        seen = 0
+        for batch in batches:
+            mine = slice((rank - seen) % world, None, world)
+            seen += len(batch.tokens_BT)
+            tokens_BT = batch.tokens_BT[mine, : request.tokens].to(device)
+            document_BT = None if batch.document_BT is None else batch.document_BT[mine, : request.tokens].to(device)
+            for first in range(0, len(tokens_BT), self.batch_size):
+                rows = slice(first, first + self.batch_size)
+                yield Sequences(tokens_BT[rows], None if document_BT is None else document_BT[rows])
+
+    def _random(self, model: Llama, request: Request) -> Sequences:
+        """Uniform random tokens, the same for every batch size and number of ranks."""
+        ids = model.embedding.num_embeddings - (self.separator is not None)
+        generator = torch.Generator().manual_seed(self.seed)
+        tokens_BT = torch.randint(ids, (request.sequences, request.tokens), generator=generator)
+        if self.separator is not None:
+            tokens_BT += tokens_BT >= self.separator
+        return Sequences(tokens_BT, None)
+
+
+def measure_layers(
+    model: Llama, batch: Sequences, metrics: Iterable[Metric], visit: Callable[[LayerView], None]
+) -> None:
+    """Show each layer to `visit` as the forward pass leaves it, and drop its tensors: one layer's exist at a time."""
+    metrics = list(metrics)
+    reads_attention = any(metric.reads_attention for metric in metrics)
+    names = {tap for metric in metrics for tap in metric.taps} | ({"q", "k"} if reads_attention else set())
+    position_BT = positions(*batch).expand(batch.tokens_BT.shape)
+    length_BT = document_lengths(position_BT)
+    mask = Mask(batch.tokens_BT.shape[1], batch.tokens_BT.device, batch.document_BT)
+
+    def leave(layer: int, _: Tensor) -> None:
+        taps = {name: recorded[name].pop(layer) for name in names}
+        attention = None
+        if reads_attention:
+            weights: AttentionWeights = model.blocks[layer].attention.weights  # type: ignore[union-attr, assignment]
+            attention = AttentionSummary.of(weights.rows(taps["q"], taps["k"], mask), position_BT, length_BT)
+        visit(
+            LayerView(
+                layer=layer,
+                taps=taps,
+                attention=attention,
+                position_BT=position_BT,
+                length_BT=length_BT,
+                has_documents=batch.document_BT is not None,
+            )
+        )
+
+    # `record` comes first: the last tap of a block is kept before the block is left.
+    with record(model, *sorted(names)) as recorded, ExitStack() as stack:
+        for layer in range(model.config.n_layers):
+            stack.enter_context(watch(model, "resid_out", partial(leave, layer), layer))
+        model.residual(*batch)
+
+
+def document_lengths(position_BT: Tensor) -> Tensor:
+    """N of each position's document: how many of its tokens are in the window, given positions within documents."""
+    document_BT = (position_BT == 0).cumsum(dim=1) - 1
+    lengths_BT = torch.zeros_like(document_BT).scatter_add(1, document_BT, torch.ones_like(document_BT))
+    return lengths_BT.gather(1, document_BT)
+
+
+@contextmanager
+def _measuring(model: Llama) -> Iterator[None]:
+    """Evaluation mode, no gradients, no autocast, float32 products in full; all as before at the end."""
+    training = [module for module in model.modules() if module.training]
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    model.eval()
+    try:
+        with torch.no_grad(), torch.autocast(model.embedding.weight.device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        for module in training:
+            module.training = True
+
+
+def _refuse_narrow(model: Llama) -> None:
+    for name, parameter in model.named_parameters():
+        if torch.finfo(parameter.dtype).bits < 32:
+            raise ConfigError(f"{name}: is {parameter.dtype}; probes need float32 or wider, call model.float() first")
