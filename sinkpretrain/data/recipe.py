@@ -1,0 +1,75 @@
+"""A recipe: the YAML file that says which text becomes a token store, and how."""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from sinkpretrain.data.sources import FilesSource, HubSource, Source
+from sinkpretrain.data.tokenizer import FileTokenizer, Gpt2Tokenizer, TrainedTokenizer
+from sinkpretrain.data.wheels import PackageSource
+from sinkpretrain.errors import ConfigError
+from sinkpretrain.mappings import build, read_yaml
+
+SOURCES: dict[str, type[Source]] = {"hub": HubSource, "files": FilesSource, "package": PackageSource}
+TOKENIZERS: dict[str, type[Any]] = {"gpt2": Gpt2Tokenizer, "file": FileTokenizer, "train": TrainedTokenizer}
+
+TokenizerOptions = Gpt2Tokenizer | FileTokenizer | TrainedTokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Sources, tokenizer, the share of documents held out for validation, and the size of a shard."""
+
+    sources: list[dict[str, Any]]
+    tokenizer: dict[str, Any]
+    validation_fraction: float  # of documents, by the hash of their text
+    shard_tokens: int = 100_000_000  # a shard is closed by the document that reaches this
+
+    def __post_init__(self) -> None:
+        """Refuse unknown kinds, their unknown options, and values out of range."""
+        if not self.sources:
+            raise ConfigError("sources: is empty; a recipe needs at least one source")
+        if not 0 < self.validation_fraction < 1:
+            found = self.validation_fraction
+            raise ConfigError(f"validation_fraction: {found!r} is out of range; allowed: 0 < value < 1")
+        if self.shard_tokens < 1:
+            raise ConfigError(f"shard_tokens: {self.shard_tokens} is out of range; allowed: >= 1")
+        self.built_sources()
+        self.built_tokenizer()
+
+    def built_sources(self) -> list[Source]:
+        """The sources, in order."""
+        return [_kind(SOURCES, entry, f"sources[{number}]") for number, entry in enumerate(self.sources)]
+
+    def built_tokenizer(self) -> TokenizerOptions:
+        """The tokenizer's kind with its options."""
+        tokenizer: TokenizerOptions = _kind(TOKENIZERS, self.tokenizer, "tokenizer")
+        return tokenizer
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in a YAML file.
+
+    Raises:
+        ConfigError: no such file, an unknown key or kind, a missing key, or a value out of range.
+    """
+    recipe: Recipe = _build(Recipe, read_yaml(path), "")
+    return recipe
+
+
+def _kind(kinds: Mapping[str, type[Any]], entry: Mapping[str, Any], where: str) -> Any:
+    """The kind that an entry's `name` names, with the entry's other keys as its options."""
+    name = str(entry.get("name"))
+    if name not in kinds:
+        raise ConfigError(f"{where}: name {name!r} is not one of {', '.join(kinds)}")
+    return _build(kinds[name], {key: value for key, value in entry.items() if key != "name"}, where)
+
+
+def _build(cls: type[Any], given: Mapping[str, Any], where: str) -> Any:
+    """`config.build` where no key without a default is missing; an unknown key, perhaps a misspelt one, comes first."""
+    known = {each.name: each.default is MISSING and each.default_factory is MISSING for each in fields(cls)}
+    missing = [key for key, required in known.items() if required and key not in given]
+    if missing and set(given) <= set(known):
+        raise ConfigError(f"{where + '.' if where else ''}{missing[0]}: is missing; the recipe must give it")
+    return build(cls, given, where)

@@ -1,0 +1,214 @@
+"""The token store: a folder of token shards that is complete and checkable, or refused.
+
+```
+<store>/manifest.json        written last: what the text was, every count, the SHA-256 of every other file
+        tokenizer.json       the tokenizer itself, for decoding and evaluation
+        token_bytes.npy      uint16 by token id: bytes of text the token stands for, 0 for special tokens
+        train_00000.bin      tokens, uint16 or uint32, raw little-endian; documents are whole in a shard
+        train_00000.idx      int64 by document: where it starts in the split's stream
+        validation_00000.bin ...
+```
+The stream of a split is `S d1 S d2 S ... dn S`, S the separator: one before the first document, one after each.
+"""
+
+import hashlib
+import json
+from bisect import bisect_right
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sinkpretrain.data.tokenizer import load_tokenizer
+from sinkpretrain.errors import DataError
+
+FORMAT = 1
+SPLITS = ("train", "validation")
+MANIFEST, PROGRESS, TOKENIZER, TOKEN_BYTES = "manifest.json", "progress.json", "tokenizer.json", "token_bytes.npy"
+BLOCK = 1 << 20  # bytes or tokens read at a time where a whole file is walked
+
+
+def shard_names(split: str, number: int) -> tuple[str, str]:
+    """File names of a shard's tokens and of its document index."""
+    return f"{split}_{number:05d}.bin", f"{split}_{number:05d}.idx"
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def token_blocks(path: Path, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
+    """The tokens of a shard, `BLOCK` at a time; unlike a memory map, what was read does not stay in memory."""
+    with path.open("rb") as file:
+        while len(block := np.fromfile(file, dtype=dtype, count=BLOCK)):
+            yield block
+
+
+class TokenStream:
+    """The tokens of one split as one sequence over its memory-mapped shards.
+
+    `stream[a:b]` is a new array in the stored dtype; negative and open ends work as in a list, steps do not.
+    """
+
+    def __init__(self, paths: list[Path], lengths: list[int], dtype: np.dtype[Any]) -> None:
+        self._paths, self._dtype = paths, dtype
+        self._ends: list[int] = np.cumsum(lengths).tolist()
+        self._shards: dict[int, NDArray[Any]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A memory map would be pickled as a copy of its file; a spawned worker opens its own.
+        return {**self.__dict__, "_shards": {}}
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, key: slice) -> NDArray[Any]:
+        start, stop, step = key.indices(len(self))
+        if step != 1:
+            raise ValueError(f"step {step}: a token stream is sliced with step 1 only")
+        pieces = []
+        while start < stop:
+            number = bisect_right(self._ends, start)
+            first = self._ends[number - 1] if number else 0
+            end = min(stop, self._ends[number])
+            pieces.append(self._shard(number)[start - first : end - first])
+            start = end
+        return np.concatenate(pieces) if pieces else np.empty(0, self._dtype)
+
+    def _shard(self, number: int) -> NDArray[Any]:
+        if number not in self._shards:
+            self._shards[number] = np.memmap(self._paths[number], dtype=self._dtype, mode="r")
+        return self._shards[number]
+
+
+class TokenStore:
+    """A finished token store; make one with `sinkpretrain prepare`, open it with `TokenStore.open`."""
+
+    def __init__(self, root: Path, manifest: dict[str, Any], fingerprint: str) -> None:
+        self.root = root
+        self.manifest = manifest
+        self.fingerprint = fingerprint  # SHA-256 of manifest.json, and through it of every file
+        self._streams: dict[str, TokenStream] = {}
+
+    def __repr__(self) -> str:
+        return f"TokenStore({str(self.root)!r})"
+
+    @classmethod
+    def open(cls, path: Path | str) -> "TokenStore":
+        """A finished store; sizes of its files are checked, `verify` checks every byte.
+
+        Raises:
+            DataError: no store, an unfinished one, another format, or a file that is missing or cut short.
+        """
+        root = Path(path)
+        try:
+            content = (root / MANIFEST).read_bytes()
+            manifest = json.loads(content)
+        except (FileNotFoundError, NotADirectoryError):
+            raise DataError(_not_a_store(root)) from None
+        except (OSError, ValueError) as error:
+            raise DataError(f"{root / MANIFEST}: cannot be read ({error}); prepare the store anew") from None
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            found = manifest.get("format") if isinstance(manifest, dict) else None
+            raise DataError(f"{root / MANIFEST}: has format {found!r}, {FORMAT} can be read; prepare the store anew")
+        store = cls(root, manifest, hashlib.sha256(content).hexdigest())
+        store._check_sizes()
+        return store
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids, special ones included."""
+        return int(self.manifest["vocab_size"])
+
+    @property
+    def separator(self) -> int:
+        """Id of the token between documents."""
+        return int(self.manifest["separator_id"])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the shards."""
+        return np.dtype({"uint16": "<u2", "uint32": "<u4"}[self.manifest["dtype"]])
+
+    @cached_property
+    def token_bytes(self) -> NDArray[np.uint16]:
+        """Bytes of text by token id, shape (vocab_size,); 0 for special tokens."""
+        array: NDArray[np.uint16] = np.load(self.root / TOKEN_BYTES, allow_pickle=False)
+        return array
+
+    def tokenizer(self) -> Any:
+        """The tokenizer that made the store, a `tokenizers.Tokenizer`."""
+        return load_tokenizer(self.root / TOKENIZER)
+
+    def tokens(self, split: str) -> TokenStream:
+        """The stream of `train` or `validation`, separators included."""
+        if split not in self._streams:
+            shards = self._split(split)["shards"]
+            paths = [self.root / shard_names(split, number)[0] for number in range(len(shards))]
+            self._streams[split] = TokenStream(paths, [shard["tokens"] for shard in shards], self.dtype)
+        return self._streams[split]
+
+    def document_starts(self, split: str) -> NDArray[np.int64]:
+        """Where each document's first token stands in the split's stream, rising; a separator stands before it."""
+        count = len(self._split(split)["shards"])
+        indexes = [np.fromfile(self.root / shard_names(split, number)[1], dtype="<i8") for number in range(count)]
+        return np.concatenate(indexes).astype(np.int64, copy=False)
+
+    def verify(self) -> None:
+        """Read every file and compare it with the manifest.
+
+        Raises:
+            DataError: a file whose SHA-256 differs, or a token that is not in the vocabulary, with the file's name.
+        """
+        for name, expected in self.manifest["files"].items():
+            path = self.root / name
+            found = file_sha256(path)
+            if found != expected["sha256"]:
+                raise DataError(
+                    f"{path}: was altered (SHA-256 {found[:12]}..., the manifest has {expected['sha256'][:12]}...); "
+                    "copy it anew or delete the store and prepare it again"
+                )
+        for split in SPLITS:
+            for number in range(len(self._split(split)["shards"])):
+                self._check_tokens(self.root / shard_names(split, number)[0])
+
+    def _split(self, split: str) -> dict[str, Any]:
+        if split not in SPLITS:
+            raise ValueError(f"split {split!r}: is not one of {', '.join(SPLITS)}")
+        content: dict[str, Any] = self.manifest["splits"][split]
+        return content
+
+    def _check_sizes(self) -> None:
+        for name, expected in self.manifest["files"].items():
+            path = self.root / name
+            if not path.is_file():
+                raise DataError(f"{path}: is missing, the manifest lists it; copy it anew or prepare the store again")
+            if path.stat().st_size != expected["bytes"]:
+                raise DataError(
+                    f"{path}: has {path.stat().st_size:,} bytes, the manifest says {expected['bytes']:,}; "
+                    "copy it anew or delete the store and prepare it again"
+                )
+
+    def _check_tokens(self, path: Path) -> None:
+        for block in token_blocks(path, self.dtype):
+            highest = int(block.max())
+            if highest >= self.vocab_size:
+                raise DataError(
+                    f"{path}: holds token {highest}, the vocabulary ends at {self.vocab_size - 1}; "
+                    "delete the store and prepare it again"
+                )
+
+
+def _not_a_store(root: Path) -> str:
+    """Why a folder without a manifest cannot be used, and what to do."""
+    if (root / PROGRESS).is_file():
+        return f"{root}: the token store is unfinished; run `sinkpretrain prepare` again, it goes on where it stopped"
+    return f"{root}: there is no token store; run `sinkpretrain prepare RECIPE.yaml --out {root}`"
