@@ -1,0 +1,191 @@
+"""What every figure must do, over every name of the registry."""
+
+import warnings
+
+import numpy as np
+import pytest
+from synthetic_runs import ATTENTION, PROBED, config, write_run
+
+from sinkpretrain import registry
+from sinkpretrain.errors import ConfigError, DataError
+from sinkpretrain.figures.base import Figure, draw_all, render
+from sinkpretrain.figures.base.style import COLOURS
+from sinkpretrain.runs import Run
+
+NAMES = registry.names("figures")
+VARIANTS = list(ATTENTION)
+
+
+def figure(name: str) -> Figure:
+    return registry.load("figures", name)()
+
+
+@pytest.fixture(scope="module")
+def canvases(runs):
+    """Each figure drawn once, with every warning an error."""
+    drawn = {}
+    for name in NAMES:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            drawn[name] = figure(name).draw(runs)
+    return drawn
+
+
+def bold(canvas, variant):
+    """The lines that stand for a variant, one in every panel that shows it."""
+    return [line for axes in canvas.axes for line in axes.lines if line.get_label() == variant]
+
+
+def over_training(metric):
+    return lambda run: run.series(metric)[1]
+
+
+def by_layer(array):
+    return lambda run: run.probe()[array].reshape(6, -1).mean(axis=1)
+
+
+# For every figure, what each panel's bold line must show of one run, in the order of the panels of a variant.
+EXPECTED = {
+    "dominance_ratio": [by_layer("dominance_ratio/first")],
+    "effective_rank": [by_layer("effective_rank/all")],
+    "first_token_attention": [by_layer("first_token_attention/raw")],
+    "first_token_emergence": [over_training("sink/first_token_mean")],
+    "positional_variance": [
+        lambda run: run.probe()["positional_variance/mixed"][0],
+        lambda run: run.probe()["positional_variance/attn_out"][0],
+    ],
+    "representation_norm": [by_layer("representation_norm/first"), by_layer("first_token_attention/raw")],
+    "sink_rate": [over_training("sink/rate")],
+    "train_loss": [over_training("train/loss"), over_training("train/loss")],
+    "validation_loss": [over_training("val/loss"), over_training("val/loss")],
+}
+
+
+def test_every_figure_states_what_its_lines_must_show():
+    assert set(NAMES) == set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bold_lines_are_the_means_of_the_records(name, runs, canvases):
+    for place, variant in enumerate(VARIANTS):
+        of = runs[2 * place : 2 * place + 2]
+        lines = bold(canvases[name], variant)
+        assert len(lines) == len(EXPECTED[name])
+        for line, expected in zip(lines, EXPECTED[name], strict=True):
+            np.testing.assert_allclose(line.get_ydata(), (expected(of[0]) + expected(of[1])) / 2, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_seed_is_drawn_alone_and_another_variant_is_not_drawn(name, runs):
+    canvas = figure(name).draw([runs[0], runs[2]])
+    assert bold(canvas, "softmax")
+    assert bold(canvas, "sigmoid")
+    assert not bold(canvas, "head_rmsnorm")
+    assert not bold(canvas, "_seed")
+    np.testing.assert_allclose(bold(canvas, "sigmoid")[0].get_ydata(), EXPECTED[name][0](runs[2]), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_axes_carry_labels_with_units(name, canvases):
+    for axes in canvases[name].axes:
+        place = axes.get_subplotspec()
+        if place.is_last_row():
+            assert "(" in axes.get_xlabel()
+        if place.is_first_col():
+            assert "(" in axes.get_ylabel()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_legend_names_every_variant_in_its_colour_outside_the_axes(name, canvases):
+    (legend,) = canvases[name].legends
+    colours = {handle.get_label(): handle.get_color() for handle in legend.legend_handles}
+    assert [label for label in colours if label in VARIANTS] == VARIANTS
+    for variant in VARIANTS:
+        assert {line.get_color() for line in bold(canvases[name], variant)} == {colours[variant]}
+    assert len({colours[variant] for variant in VARIANTS}) == len(VARIANTS)
+    top = legend.get_window_extent().y1
+    assert all(axes.get_window_extent().y0 > top for axes in canvases[name].axes)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if figure(name).over_training])
+@pytest.mark.parametrize("x", ["tokens", "step", "seconds"])
+def test_x_is_the_recorded_unit_of_training(name, x, runs):
+    canvas = figure(name).draw(runs[:1], x)
+    rows = {row["step"]: row for row in runs[0].metrics()}
+    metric = {
+        "first_token_emergence": "sink/first_token_mean",
+        "sink_rate": "sink/rate",
+        "train_loss": "train/loss",
+        "validation_loss": "val/loss",
+    }[name]
+    expected = [row[x] for row in rows.values() if metric in row]
+    assert bold(canvas, "softmax")[0].get_xdata().tolist() == expected
+    assert {"tokens": "tokens", "step": "steps", "seconds": "seconds"}[x] in canvas.axes[0].get_xlabel()
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not figure(name).over_training])
+def test_a_unit_of_training_is_refused_where_it_has_no_effect(name, runs):
+    with pytest.raises(ConfigError, match="seconds"):
+        figure(name).draw(runs, "seconds")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_missing_records_are_named(name, tmp_path):
+    run = Run(tmp_path / "demo" / "softmax-s0")
+    run.create(config("softmax", 0))
+    for wanted in (figure(name).draw, figure(name).reading):
+        with pytest.raises(DataError, match="no runs"):
+            wanted([])
+        with pytest.raises(DataError, match="demo/softmax-s0"):
+            wanted([run])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_variant_without_records_keeps_its_place_and_is_named(name, runs, tmp_path):
+    silent = Run(tmp_path / "silent")
+    silent.create(config("waiting", 0))
+    canvas = figure(name).draw([silent, runs[0]])
+    (legend,) = canvas.legends
+    assert "waiting (no record)" in [text.get_text() for text in legend.get_texts()]
+    assert {line.get_color() for line in bold(canvas, "softmax")} == {COLOURS[1]}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_question_and_reading_are_sentences_with_numbers(name, runs):
+    assert figure(name).question.endswith("?")
+    reading = figure(name).reading(runs)
+    assert reading.endswith(".")
+    for variant in VARIANTS:
+        assert f"{variant} " in reading
+    assert any(character.isdigit() for character in reading)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_records_give_the_same_svg(name, runs, canvases):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        once = render(canvases[name], "svg")
+    assert once == render(figure(name).draw(runs), "svg")
+    assert b"<dc:date>" not in once
+
+
+def test_draw_all_writes_png_and_svg_and_says_what_it_left_out(tmp_path):
+    run = write_run(tmp_path / "demo" / "softmax-s0", "softmax", 0, until=16, probes=False)
+    drawn = draw_all([run], tmp_path / "figures", "step")
+    names = ["first_token_emergence", "sink_rate", "train_loss", "validation_loss"]
+    assert [path.name for path in drawn.paths] == [
+        f"{name}_by_step.{kind}" for name in names for kind in ("png", "svg")
+    ]
+    assert all(path.stat().st_size > 1000 for path in drawn.paths)
+    assert drawn.paths[0].read_bytes().startswith(b"\x89PNG")
+    assert set(drawn.skipped) == set(NAMES) - set(names)
+    assert "demo/softmax-s0" in drawn.skipped["effective_rank"]
+    before = [path.read_bytes() for path in drawn.paths]
+    assert [path.read_bytes() for path in draw_all([run], tmp_path / "again", "step").paths] == before
+
+
+def test_the_untrained_model_is_on_the_axis_of_log_spaced_probes(canvases):
+    axes = canvases["sink_rate"].axes[0]
+    assert axes.get_xlim()[0] < 0
+    assert 0 in axes.get_xticks()
+    assert bold(canvases["sink_rate"], "softmax")[0].get_xdata().tolist() == [2048 * step for step in PROBED]
