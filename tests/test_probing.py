@@ -53,7 +53,8 @@ def assert_same(found, expected, **tolerance):
 def test_names_are_those_that_figures_and_records_rely_on(model):
     found = Probe(ProbesConfig().metrics, held_out=held_out).run(model)
     layers = [f"{kind}/layer_{layer:02d}" for kind in ("sink", "rank") for layer in range(2)]
-    means = ["sink/first_token_mean", "sink/rate", "rank/effective_mean", "activation/dominance_mean"]
+    sinks = [f"sink/{name}{suffix}" for name in ("first_token_mean", "rate") for suffix in ("", "_normalised")]
+    means = [*sinks, "rank/effective_mean", "activation/dominance_mean"]
     assert sorted(found.scalars) == sorted(layers + means)
     assert {key.split("/")[0] for key in found.arrays} == set(ProbesConfig().metrics)
     for key in ("first_token_attention/uniform", "effective_rank/without_first", "positional_variance/discrepancy"):
@@ -65,6 +66,8 @@ def test_summaries_are_means_of_the_arrays(model):
     raw_LH = found.arrays["first_token_attention/raw"]
     assert found.scalars["sink/first_token_mean"] == raw_LH.mean()
     assert found.scalars["sink/layer_01"] == raw_LH[1].mean()
+    normalised_LH = found.arrays["first_token_attention/normalised"]
+    assert found.scalars["sink/first_token_mean_normalised"] == normalised_LH.mean()
     assert found.scalars["rank/layer_00"] == found.arrays["effective_rank/all"][0]
 
 

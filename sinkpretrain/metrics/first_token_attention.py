@@ -48,6 +48,10 @@ class FirstTokenAttention(Metric):
         }
 
     def scalars(self, arrays: Arrays) -> dict[str, float]:
-        """Raw weights: the mean over layers and heads, and each layer's mean over heads."""
+        """The mean over layers and heads of raw and of row-normalised weights, and each layer's mean of raw ones."""
         raw_LH = arrays["raw"]
-        return {"sink/first_token_mean": float(raw_LH.mean()), **by_layer("sink", raw_LH.mean(axis=1))}
+        return {
+            "sink/first_token_mean": float(raw_LH.mean()),
+            "sink/first_token_mean_normalised": float(arrays["normalised"].mean()),
+            **by_layer("sink", raw_LH.mean(axis=1)),
+        }

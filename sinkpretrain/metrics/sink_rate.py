@@ -55,8 +55,11 @@ class SinkRate(Metric):
         }
 
     def scalars(self, arrays: Arrays) -> dict[str, float]:
-        """The sink rate of the model, of raw weights: a share from 0 to 1."""
-        return {"sink/rate": float(arrays["first"].mean())}
+        """The sink rate of the model, of raw and of row-normalised weights: shares from 0 to 1."""
+        return {
+            "sink/rate": float(arrays["first"].mean()),
+            "sink/rate_normalised": float(arrays["first_normalised"].mean()),
+        }
 
 
 def _sinks(view: LayerView, score_BHS: Tensor, counted_BHS: Tensor) -> Tensor:

@@ -164,7 +164,7 @@ def test_gpt2_without_a_network_says_what_to_do(tmp_path, monkeypatch):
         Gpt2Tokenizer().tokenizer_json(tmp_path, lambda: iter(()))
 
 
-@pytest.mark.network
+@pytest.mark.hub
 def test_gpt2_is_gpt2(tmp_path):
     (tmp_path / "gpt2.json").write_bytes(Gpt2Tokenizer().tokenizer_json(tmp_path, lambda: iter(())))
     tokenizer = load_tokenizer(tmp_path / "gpt2.json")

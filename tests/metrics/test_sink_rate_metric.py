@@ -64,4 +64,4 @@ def test_heads_without_any_mass_are_no_sink_and_left_out_of_the_normalised_share
 def test_nan_never_reads_no_sink(make_view, measured):
     arrays = measured("sink_rate", make_view(torch.full((1, 1, 20, 20), torch.nan)))
     assert np.isnan(arrays["first"]).all()
-    assert np.isnan(SinkRate().scalars({"first": arrays["first"]})["sink/rate"])
+    assert np.isnan(SinkRate().scalars(arrays)["sink/rate"])

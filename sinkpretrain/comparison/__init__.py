@@ -1,0 +1,1 @@
+"""Comparisons: experiments of variants x seeds, and what launches them."""

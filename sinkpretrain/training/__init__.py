@@ -1,0 +1,1 @@
+"""Pretraining: the Lightning module, the optimizer and its schedule, callbacks, and `train`."""

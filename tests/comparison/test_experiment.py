@@ -1,0 +1,72 @@
+import pytest
+import yaml
+
+from sinkpretrain.comparison.experiment import read_experiment
+from sinkpretrain.errors import ConfigError
+from sinkpretrain.mappings import difference, to_mapping
+
+SHARED = {"tokens": 100_000, "seeds": [0, 1], "model": {"n_layers": 2}}
+
+
+@pytest.fixture
+def write(tmp_path):
+    (tmp_path / "sigmoid.yaml").write_text("model: {attention: {weights: {name: sigmoid, normalize: true}}}")
+
+    def write(content, name="trial.yaml"):
+        path = tmp_path / name
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
+        return path
+
+    return write
+
+
+def test_variants_times_seeds_times_learning_rates(write):
+    variants = {"softmax": None, "sigmoid": {"base": "sigmoid.yaml", "optimizer": {"learning_rate": [1e-3, 2e-3]}}}
+    name, members = read_experiment(write({**SHARED, "variants": variants}))
+    assert name == "trial"
+    assert [member.folder for member in members] == [
+        "softmax-s0",
+        "softmax-s1",
+        "sigmoid-lr0.001-s0",
+        "sigmoid-lr0.001-s1",
+        "sigmoid-lr0.002-s0",
+        "sigmoid-lr0.002-s1",
+    ]
+    assert [member.config.seed for member in members] == [0, 1] * 3
+    assert [member.config.optimizer.learning_rate for member in members[2:]] == [1e-3, 1e-3, 2e-3, 2e-3]
+    assert {member.config.variant for member in members} == {"softmax", "sigmoid"}
+
+
+def test_runs_differ_in_nothing_but_what_their_variant_says(write):
+    _, (softmax, sigmoid) = read_experiment(
+        write({**SHARED, "seeds": [3], "variants": {"softmax": {}, "sigmoid": {"base": "sigmoid.yaml"}}})
+    )
+    changed = difference(to_mapping(softmax.config), to_mapping(sigmoid.config))
+    assert changed == {
+        "variant": ("softmax", "sigmoid"),
+        "model.attention.weights.name": ("softmax", "sigmoid"),
+        "model.attention.weights.normalize": (None, True),
+    }
+
+
+def test_overrides_win_over_variants(write):
+    path = write({**SHARED, "variants": {"a": {"tokens": 500_000}}})
+    _, members = read_experiment(path, {"tokens": 200_000, "seeds": [7], "name": "renamed"})
+    (member,) = members
+    assert (member.folder, member.config.tokens, member.config.name) == ("a-s7", 200_000, "renamed")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (SHARED, "variants: None is not a mapping"),
+        ({**SHARED, "variants": {}}, "variants: {} is not a mapping"),
+        ({**SHARED, "variants": {"a": {}}, "seeds": []}, r"seeds: \[\] is not a list"),
+        ({**SHARED, "variants": {"a": {}}, "seeds": [1, 1]}, "names a seed twice"),
+        ({**SHARED, "variants": {"a": {"tokns": 5}}}, "a-s0: tokns: unknown key"),
+        ({**SHARED, "variants": {"a": {"base": "none.yaml"}}}, "none.yaml: no such file"),
+    ],
+)
+def test_mistakes_are_named(write, content, message):
+    with pytest.raises(ConfigError, match=message):
+        read_experiment(write(content))

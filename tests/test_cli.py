@@ -1,0 +1,192 @@
+"""The command line as a user meets it: real processes, exit codes, one sentence an error."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sinkpretrain import checkpoints
+from sinkpretrain.cli import run
+
+ROOT = Path(__file__).parents[1]
+VERBS = ("prepare", "train", "sweep", "plot", "report", "doctor")
+
+
+@pytest.fixture
+def config_file(tmp_path, small_mapping):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(small_mapping))
+    return path
+
+
+def process(*arguments, **options):
+    command = [sys.executable, "-m", "sinkpretrain", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, **options)
+
+
+def refused(capsys, *arguments):
+    """The exit code and the message of a command that fails; it is one line and no traceback."""
+    code = run([str(argument) for argument in arguments])
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("sinkpretrain: ")
+    return code, message
+
+
+def test_help_names_every_verb_in_under_half_a_second():
+    process("--help")  # byte-compiles
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        result = process("--help")
+        times.append(time.perf_counter() - started)
+    assert result.returncode == 0
+    assert all(verb in result.stdout for verb in VERBS)
+    assert min(times) < 0.5
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_explains_itself(verb, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        run([verb, "--help"])
+    assert f"sinkpretrain {verb}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["trian"], ["sweep"], ["plot", "--x", "hours"]])
+def test_usage_errors_end_with_2(arguments):
+    with pytest.raises(SystemExit, match="2"):
+        run(arguments)
+
+
+def test_train_prints_where_and_how_it_ended(config_file, tmp_path, capsys):
+    assert (
+        run(["train", "--tokens", "1024", "--config", str(config_file), "--out", str(tmp_path / "run"), "--json"]) == 0
+    )
+    result = json.loads(capsys.readouterr().out)
+    assert result["run"] == str(tmp_path / "run")
+    assert result["step"] == 4
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_overrides_stand_before_or_after_the_file(config_file, tmp_path, before, capsys):
+    overrides = ["--model.d_ff", "48", "--optimizer.learning_rate=2e-3"]
+    file = ["--config", str(config_file)]
+    assert run(["train", *(overrides + file if before else file + overrides), "--dry-run", "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["parameters"] == 2 * (4 * 32 * 32 + 3 * 32 * 48 + 64) + 32 + 2 * 512 * 32
+
+
+def test_dry_run_writes_nothing(config_file, tmp_path, capsys):
+    before = sorted(tmp_path.rglob("*"))
+    assert run(["train", "--config", str(config_file), "--out", str(tmp_path / "run"), "--dry-run"]) == 0
+    assert sorted(tmp_path.rglob("*")) == before
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("parameters", "tokens", "memory", "disk"))
+
+
+@pytest.mark.parametrize(
+    ("override", "code", "message"),
+    [
+        (["--model.n_layer", "3"], 2, "model.n_layer: unknown key. Did you mean 'model.n_layers'?"),
+        (["--model.n_layers", "three"], 2, "model.n_layers: 'three' is not a whole number"),
+        (["--schedule.shape", "linear"], 2, "schedule.shape: 'linear' is not one of constant, cosine, wsd"),
+        (["--model.attention.weights.name", "sofmax"], 2, "softmax, softmax_off_by_one"),
+        (["--model.attention.weights.bias", "zero"], 2, "model.attention.weights.bias: 'softmax' has no such option"),
+        (["--data.store", "nowhere"], 3, "sinkpretrain prepare"),
+        (["--model.context_length", "1_000_000", "--tokens", "1e9"], 3, "too few for one window"),
+        (["--validation.windows", "1_000_000"], 3, "1,000,000 were asked for; lower validation.windows"),
+        (["--tokens", "5"], 2, "tokens: 5 is out of range"),
+        (["--tokens"], 2, "--tokens: its value is missing"),
+        (["stray"], 2, "'stray' is not understood"),
+        (["--optimizer.learning_rate", "1e30", "--optimizer.clip", "null"], 4, "is not finite; its windows are"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_its_exit_code(config_file, tmp_path, capsys, override, code, message):
+    found, said = refused(capsys, "train", "--config", config_file, "--out", tmp_path / "run", *override)
+    assert message in said
+    assert found == code
+
+
+def test_a_missing_file_is_named(tmp_path, capsys):
+    code, said = refused(capsys, "train", "--config", tmp_path / "none.yaml")
+    assert code == 2
+    assert f"{tmp_path / 'none.yaml'}: no such file" in said
+
+
+def test_an_altered_shard_is_refused_before_anything_is_written(tmp_path, prose_recipe, config_file, capsys):
+    store = tmp_path / "store"
+    assert run(["prepare", str(prose_recipe), "--out", str(store)]) == 0
+    shard = store / "train_00000.bin"
+    content = bytearray(shard.read_bytes())
+    content[1000] ^= 1
+    shard.write_bytes(content)
+    code, said = refused(capsys, "train", "--config", config_file, "--data.store", store, "--out", tmp_path / "run")
+    assert code == 3
+    assert "train_00000.bin" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_corpus_is_refused(tmp_path, capsys):
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "recipe.yaml").write_text(
+        "sources: [{name: files, path: empty.jsonl}]\n"
+        "tokenizer: {name: train, vocab_size: 300}\n"
+        "validation_fraction: 0.1\n"
+    )
+    code, said = refused(capsys, "prepare", tmp_path / "recipe.yaml")
+    assert code == 3
+    assert "empty" in said
+
+
+def test_a_finished_run_is_not_overwritten(config_file, tmp_path, capsys):
+    arguments = ["train", "--config", str(config_file), "--out", str(tmp_path / "run")]
+    assert run([*arguments, "--tokens", "512"]) == 0
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    code, said = refused(capsys, *arguments)
+    assert code == 5
+    assert "--resume" in said
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_stopped_process_says_how_to_go_on_and_does(config_file, tmp_path, number, code):
+    folder = tmp_path / "run"
+    arguments = ["train", "--config", config_file, "--out", folder, "--tokens", "400_000"]
+    command = [sys.executable, "-m", "sinkpretrain", *map(str, arguments)]
+    training = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    while not checkpoints.steps(folder / "checkpoints"):
+        assert training.poll() is None
+        time.sleep(0.05)
+    training.send_signal(number)
+    _, said = training.communicate(timeout=60)
+    assert training.returncode == code
+    assert f"sinkpretrain train --resume {folder}" in said
+    status = json.loads((folder / "status.json").read_text())
+    assert status["state"] == "preempted"
+    assert checkpoints.problem(checkpoints.path_of(folder / "checkpoints", status["step"])) is None
+
+
+def test_debug_shows_the_traceback(capsys):
+    with pytest.raises(Exception, match="no such file"):
+        run(["train", "--config", "none.yaml", "--debug"])
+
+
+def test_doctor_reports_versions(capsys):
+    assert run(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["versions"]["torch"]
+    assert found["bad_packages"] == {}
+
+
+def test_doctor_names_a_malicious_release(monkeypatch, capsys):
+    from sinkpretrain.training import environment
+
+    installed = environment._version
+    monkeypatch.setattr(environment, "_version", lambda name: "2.6.3" if name == "lightning" else installed(name))
+    code, said = refused(capsys, "doctor")
+    assert code == 1
+    assert "lightning 2.6.3: 2.6.2 and 2.6.3 were malicious" in said

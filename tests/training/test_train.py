@@ -1,0 +1,253 @@
+"""Whole runs of `train`, in this process, on real text."""
+
+import importlib.metadata
+import json
+import math
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from sinkpretrain import checkpoints
+from sinkpretrain.errors import ConfigError, DataError, NonFiniteError, Preempted, ResumeError
+from sinkpretrain.training import train as training
+from sinkpretrain.training.callbacks.base import StepCallback
+from sinkpretrain.training.train import train
+
+SPEED = ("seconds", "perf/tokens_per_s", "perf/mfu")
+
+
+def without_speed(run):
+    return [{name: value for name, value in row.items() if name not in SPEED} for row in run.metrics()]
+
+
+def losses(run):
+    return run.series("train/loss")[1]
+
+
+def final_weights(run):
+    return checkpoints.read(run.checkpoints, checkpoints.steps(run.checkpoints)[-1]).model
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, small_config):
+    """A finished run of 12 steps."""
+    return train(small_config(), tmp_path_factory.mktemp("runs") / "experiment" / "softmax-s0")
+
+
+class Interrupt(StepCallback):
+    """Sends this process a signal at one step, once."""
+
+    def __init__(self, step, number=signal.SIGTERM):
+        self.step, self.number = step, number
+
+    def on_step(self, trainer, module):
+        if module.step == self.step:
+            self.step = None
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.fixture
+def with_callback(monkeypatch):
+    """Let one more callback act before the others."""
+
+    def add(callback):
+        original = training._callbacks
+        monkeypatch.setattr(training, "_callbacks", lambda *arguments: [callback, *original(*arguments)])
+
+    return add
+
+
+def test_validation_starts_at_chance_and_falls(finished, prose_store):
+    steps, values = finished.series("val/loss")
+    assert list(steps) == [0, 6, 12]
+    assert values[0] == pytest.approx(math.log(prose_store.vocab_size), abs=0.1)
+    assert values[0] - 0.3 > values[1] > values[2] + 0.1
+
+
+def test_every_step_has_its_line(finished, small_config):
+    steps, _ = finished.series("train/loss")
+    assert list(steps) == list(range(1, 13))
+    for row in finished.metrics():
+        assert row["tokens"] == row["step"] * small_config().tokens_per_step
+    assert {"optim/lr", "optim/grad_norm"} <= set(finished.metrics()[-1])
+    assert finished.status()["state"] == "done"
+
+
+def test_perplexity_and_bits_per_byte_follow_from_the_loss(finished, prose_store, small_config):
+    last = finished.metrics()[-1]
+    assert last["val/perplexity"] == pytest.approx(math.exp(last["val/loss"]))
+    from sinkpretrain.data.windows import Windows
+
+    windows = Windows.of(prose_store, "validation", small_config())
+    targets_BT = windows.batch(windows.fixed(16)).targets_BT
+    text_bytes = prose_store.token_bytes[targets_BT.numpy()].sum()
+    nats = last["val/loss"] * targets_BT.numel()
+    assert last["val/bits_per_byte"] == pytest.approx(nats / math.log(2) / text_bytes)
+
+
+def test_probes_come_log_spaced_at_the_cadence_and_at_the_end(finished):
+    assert finished.probe_steps() == [0, 1, 2, 4, 6, 8, 12]
+    probe = finished.probe()
+    assert probe["first_token_attention/raw"].shape == (2, 2)
+    by_layer = probe["first_token_attention/raw"].mean(axis=1)
+    last = finished.metrics()[-1]
+    assert last["sink/layer_01"] == pytest.approx(by_layer[1])
+    assert last["sink/first_token_mean"] == pytest.approx(by_layer.mean())
+    assert last["rank/effective_mean"] == pytest.approx(probe["effective_rank/all"].mean())
+    assert last["activation/dominance_mean"] == pytest.approx(probe["dominance_ratio/first"].mean())
+
+
+def test_probing_does_not_change_training(tmp_path, finished, small_config):
+    probes = {"log_spaced": False, "every": 12, "metrics": ["sink_rate"]}
+    quiet = train(small_config({"probes": probes, "validation": {"every": 12}}), tmp_path / "quiet")
+    assert np.array_equal(losses(quiet), losses(finished))
+
+
+def test_the_run_folder_tells_where_it_comes_from(finished, prose_store):
+    environment = json.loads((finished.root / "environment.json").read_text())
+    assert environment["versions"]["torch"] == importlib.metadata.version("torch")
+    assert json.loads(finished.data_manifest_path.read_text())["fingerprint"] == prose_store.fingerprint
+    assert finished.config().model.vocab_size == prose_store.vocab_size
+
+
+@pytest.mark.parametrize("weights", ["sigmoid", "kv_bias"])
+def test_other_variants_see_the_same_data_and_train(tmp_path, finished, small_config, weights):
+    run = train(small_config({"model": {"attention": {"weights": {"name": weights}}}}), tmp_path / weights)
+    assert losses(run)[-1] < losses(run)[0] - 0.5
+    assert not np.array_equal(losses(run), losses(finished))
+
+
+def test_the_same_configuration_twice_is_bit_identical(tmp_path, finished, small_config):
+    again = train(small_config({"name": "other", "variant": "another"}), tmp_path / "again")
+    assert without_speed(again) == without_speed(finished)
+    for name, weight in final_weights(again).items():
+        assert torch.equal(weight, final_weights(finished)[name]), name
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_saves_and_resuming_goes_on_exactly(tmp_path, finished, small_config, with_callback, number):
+    before = signal.getsignal(number)
+    with_callback(Interrupt(5, number))
+    with pytest.raises(Preempted, match=f"{number.name} and saved at step 5"):
+        train(small_config(), tmp_path / "run")
+    assert signal.getsignal(number) == before
+    run = train(small_config(), tmp_path / "run", resume=True)
+    assert without_speed(run) == without_speed(finished)
+    for name, weight in final_weights(run).items():
+        assert torch.equal(weight, final_weights(finished)[name]), name
+
+
+def test_a_crash_costs_the_steps_since_the_last_checkpoint_and_no_more(tmp_path, finished, small_config, with_callback):
+    class Crash(StepCallback):
+        armed = True
+
+        def on_step(self, trainer, module):
+            if self.armed and module.step == 7:
+                raise RuntimeError("power cut")
+
+    crash = Crash()
+    with_callback(crash)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(small_config(), tmp_path / "run")
+    crash.armed = False
+    run = train(small_config(), tmp_path / "run", resume=True)
+    assert without_speed(run) == without_speed(finished)
+
+
+def test_an_altered_checkpoint_is_named_and_the_older_used(tmp_path, finished, small_config, with_callback, caplog):
+    with_callback(Interrupt(9))
+    with pytest.raises(Preempted):
+        train(small_config(), tmp_path / "run")
+    newest = checkpoints.path_of(tmp_path / "run" / "checkpoints", 9) / "model.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[-5] ^= 1
+    newest.write_bytes(content)
+    run = train(small_config(), tmp_path / "run", resume=True)
+    assert "model.safetensors was altered" in caplog.text
+    assert without_speed(run) == without_speed(finished)
+
+
+def test_accumulation_does_not_change_the_curve(tmp_path, finished, small_config):
+    run = train(small_config({"micro_batch_size": 2}), tmp_path / "run")
+    np.testing.assert_allclose(losses(run), losses(finished), rtol=2e-5)
+
+
+def test_workers_do_not_change_the_curve(tmp_path, finished, small_config):
+    run = train(small_config({"data": {"workers": 2}}), tmp_path / "run")
+    assert np.array_equal(losses(run), losses(finished))
+
+
+def test_bf16_trains_close_to_fp32(tmp_path, finished, small_config):
+    run = train(small_config({"precision": "bf16"}), tmp_path / "run")
+    assert not np.array_equal(losses(run), losses(finished))
+    np.testing.assert_allclose(losses(run), losses(finished), rtol=0.02)  # bf16 keeps 8 bits of mantissa
+
+
+def test_document_masks_with_bos_train(tmp_path, finished, small_config):
+    run = train(small_config({"data": {"bos": "document", "document_mask": True}}), tmp_path / "run")
+    assert losses(run)[-1] < losses(run)[0] - 0.5
+
+
+@pytest.mark.slow
+def test_compiled_training_follows_the_eager_curve(tmp_path, finished, small_config):
+    run = train(small_config({"compile": True}), tmp_path / "run")
+    np.testing.assert_allclose(losses(run), losses(finished), rtol=1e-4)
+    assert run.probe_steps() == finished.probe_steps()
+
+
+def test_a_non_finite_loss_stops_before_the_update_and_keeps_what_was(tmp_path, small_config, with_callback):
+    class Poison(StepCallback):
+        def on_step(self, trainer, module):
+            if module.step == 6:
+                with torch.no_grad():
+                    module.model.norm.gain[0] = float("nan")
+
+    with_callback(Poison())
+    with pytest.raises(NonFiniteError, match=r"step 7: the loss .* is not finite; its windows are \d+, .* not made"):
+        train(small_config({"validation": {"every": 12}, "probes": {"every": 12}}), tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoints"
+    assert checkpoints.steps(folder) == [4]
+    assert all(weight.isfinite().all() for weight in checkpoints.read(folder, 4).model.values())
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "failed"
+
+
+def test_a_finished_run_is_left_alone(finished, small_config):
+    before = finished.metrics_path.read_bytes()
+    train(small_config(), finished.root, resume=True)
+    assert finished.metrics_path.read_bytes() == before
+
+
+def test_a_used_folder_is_refused(finished, small_config):
+    with pytest.raises(ResumeError, match="holds a run already; continue it with --resume"):
+        train(small_config(), finished.root)
+
+
+def test_another_configuration_is_refused_with_its_difference(finished, small_config):
+    with pytest.raises(ResumeError, match=r"optimizer.learning_rate was 0.01, is 0.02"):
+        train(small_config({"optimizer": {"learning_rate": 0.02}}), finished.root, resume=True)
+
+
+def test_a_folder_in_use_is_refused(tmp_path, small_config):
+    from sinkpretrain.runs import Run
+
+    with Run(tmp_path / "run").lock(), pytest.raises(ResumeError, match="in use by another process"):
+        train(small_config(), tmp_path / "run")
+
+
+def test_a_store_that_is_not_there_is_refused(tmp_path, small_config):
+    with pytest.raises(DataError, match="sinkpretrain prepare"):
+        train(small_config({"data": {"store": str(tmp_path / "nothing")}}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_vocabulary_too_small_for_the_store_is_refused(tmp_path, small_config):
+    with pytest.raises(ConfigError, match="model.vocab_size: 100 is smaller than the vocabulary"):
+        train(small_config({"model": {"vocab_size": 100}}), tmp_path / "run")
+
+
+def test_fp16_without_a_gpu_is_refused(tmp_path, small_config):
+    with pytest.raises(ConfigError, match="fp16 needs a GPU"):
+        train(small_config({"precision": "fp16"}), tmp_path / "run")
