@@ -95,10 +95,10 @@ def _summary(runs: Sequence[Run]) -> str:
     }
     sinks: dict[str, Callable[[Run], str]] = {
         "first-token attention": _cell(recorded("sink/first_token_mean"), ".4f"),
-        "rows divided by their sum": _cell(probed("first_token_attention/normalised"), ".4f"),
+        "rows divided by their sum": _cell(recorded("sink/first_token_mean_normalised"), ".4f"),
         "uniform attention": _cell(probed("first_token_attention/uniform"), ".4f"),
         "sink rate": _cell(recorded("sink/rate"), ".4f"),
-        "sink rate, rows divided by their sum": _cell(probed("sink_rate/first_normalised"), ".4f"),
+        "sink rate, rows divided by their sum": _cell(recorded("sink/rate_normalised"), ".4f"),
         "effective rank": _cell(recorded("rank/effective_mean"), ".1f"),
         "dominance ratio": _cell(recorded("activation/dominance_mean"), ".1f"),
     }

@@ -1,13 +1,18 @@
 """Mean attention to the first token over training."""
 
 from collections.abc import Sequence
+from functools import partial
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from sinkpretrain.figures.base import Figure
-from sinkpretrain.figures.base.arms import Arm, Axis, each_arm, recorded, uniform_attention
+from sinkpretrain.figures.base.arms import Arm, Axis, each_arm, recorded, series_curves, uniform_attention
+from sinkpretrain.figures.base.attention import attention_panels
 from sinkpretrain.figures.base.legend import legend
-from sinkpretrain.figures.base.style import baselines, canvas, draw_training, from_zero
+from sinkpretrain.figures.base.style import baselines, draw_training
+
+NORMALISED, RAW = "sink/first_token_mean_normalised", "sink/first_token_mean"
 
 
 class FirstTokenEmergence(Figure):
@@ -17,24 +22,21 @@ class FirstTokenEmergence(Figure):
     over_training = True
 
     def draw_arms(self, arms: Sequence[Arm], x: Axis) -> Canvas:
-        """Raw weights solid, row-normalised weights dashed where they differ, uniform attention dotted."""
-        figure, ((axes,),) = canvas("Attention to the first token, mean over layers and heads")
-        raw, normalised = "first_token_attention/raw", "first_token_attention/normalised"
-        dashed = draw_training(axes, arms, x, "sink/first_token_mean", raw=raw, dashed=normalised, log=True)
+        """Row-normalised weights with uniform attention dotted; raw weights beside them where they differ."""
+
+        def draw(axes: Axes, name: str) -> None:
+            draw_training(axes, arms, x, name, log=True)
+
+        title = "Attention to the first token, mean over layers and heads"
+        figure, panels = attention_panels(title, arms, (NORMALISED, RAW), partial(series_curves, x=x), draw)
         uniform = uniform_attention(arms)
-        baselines(axes, uniform)
-        axes.set_ylabel("first-token attention (raw weight)")
-        from_zero(axes)
-        legend(
-            figure,
-            arms,
-            dashed="rows divided by their sum" if dashed else "",
-            dotted="uniform attention" if uniform else "",
-        )
+        baselines(panels[0], uniform)
+        panels[0].set_ylabel("first-token attention (weight)")
+        legend(figure, arms, dotted="uniform attention" if uniform else "")
         return figure
 
     def read_arms(self, arms: Sequence[Arm]) -> str:
         """The last mean of each arm against the baseline."""
         uniform = "".join(f"; uniform attention gives {value:.3f}" for value in uniform_attention(arms))
-        means = each_arm(arms, recorded("sink/first_token_mean"))
+        means = each_arm(arms, recorded(NORMALISED))
         return f"A sink is attention above the dotted line; last mean: {means}{uniform}."

@@ -37,7 +37,7 @@ class RepresentationNorm(Figure):
     question = "Does the sink begin in the layer whose input has a first token of outstanding norm?"
 
     def draw_arms(self, arms: Sequence[Arm], x: Axis) -> Canvas:
-        """The first token solid, the mean of the others dashed; attention raw, uniform attention dotted."""
+        """The first token solid, the mean of the others dashed; row-normalised attention, uniform dotted."""
         if not any(layer_curves(arm, "representation_norm/first") for arm in arms):
             raise no_record(arms, "probe record 'representation_norm/first'")
         title = f"Norm and attention of the first token, {probed_at(arms)}"
@@ -47,14 +47,14 @@ class RepresentationNorm(Figure):
             above.set_title(plain(arm.name), loc="left")
             if layer_curves(arm, "representation_norm/first"):
                 draw_layers(above, [arm], "representation_norm/first", "representation_norm/others")
-            if curves := layer_curves(arm, "first_token_attention/raw"):
+            if curves := layer_curves(arm, "first_token_attention/normalised"):
                 draw_arm(below, arm, curves)
             baselines(below, uniform)
             above.set_xlabel("")
             layer_axis(below)
         log_axis(panels[0, 0], "y")
         panels[0, 0].set_ylabel("norm of the layer's\ninput (l2)")
-        panels[1, 0].set_ylabel("first-token attention\n(raw weight)")
+        panels[1, 0].set_ylabel("first-token attention\n(weight, rows sum to 1)")
         from_zero(*panels[1])
         legend(figure, arms, dashed="other tokens", dotted="uniform attention" if uniform else "")
         return figure

@@ -87,7 +87,9 @@ def metric_rows(variant: str, seed: int, until: int) -> list[dict[str, float]]:
         if step in PROBED:
             record = probe(variant, seed, step)
             row["sink/first_token_mean"] = float(record["first_token_attention/raw"].mean())
+            row["sink/first_token_mean_normalised"] = float(record["first_token_attention/normalised"].mean())
             row["sink/rate"] = float(record["sink_rate/first"].mean())
+            row["sink/rate_normalised"] = float(record["sink_rate/first_normalised"].mean())
             row["rank/effective_mean"] = float(record["effective_rank/all"].mean())
             row["activation/dominance_mean"] = float(record["dominance_ratio/first"].mean())
         rows.append(row)

@@ -48,14 +48,14 @@ def by_layer(array):
 EXPECTED = {
     "dominance_ratio": [by_layer("dominance_ratio/first")],
     "effective_rank": [by_layer("effective_rank/all")],
-    "first_token_attention": [by_layer("first_token_attention/raw")],
-    "first_token_emergence": [over_training("sink/first_token_mean")],
+    "first_token_attention": [by_layer(f"first_token_attention/{kind}") for kind in ("normalised", "raw")],
+    "first_token_emergence": [over_training(f"sink/first_token_mean{kind}") for kind in ("_normalised", "")],
     "positional_variance": [
         lambda run: run.probe()["positional_variance/mixed"][0],
         lambda run: run.probe()["positional_variance/attn_out"][0],
     ],
-    "representation_norm": [by_layer("representation_norm/first"), by_layer("first_token_attention/raw")],
-    "sink_rate": [over_training("sink/rate")],
+    "representation_norm": [by_layer("representation_norm/first"), by_layer("first_token_attention/normalised")],
+    "sink_rate": [over_training(f"sink/rate{kind}") for kind in ("_normalised", "")],
     "train_loss": [over_training("train/loss"), over_training("train/loss")],
     "validation_loss": [over_training("val/loss"), over_training("val/loss")],
 }
@@ -113,8 +113,8 @@ def test_x_is_the_recorded_unit_of_training(name, x, runs):
     canvas = figure(name).draw(runs[:1], x)
     rows = {row["step"]: row for row in runs[0].metrics()}
     metric = {
-        "first_token_emergence": "sink/first_token_mean",
-        "sink_rate": "sink/rate",
+        "first_token_emergence": "sink/first_token_mean_normalised",
+        "sink_rate": "sink/rate_normalised",
         "train_loss": "train/loss",
         "validation_loss": "val/loss",
     }[name]

@@ -34,16 +34,16 @@ def test_norm_panels_show_uniform_attention_under_the_norms(runs):
     assert heights == pytest.approx([UNIFORM] * 3)
 
 
-def test_row_normalised_weights_are_dashed_only_where_they_differ(runs):
-    by_layer, over_training = FirstTokenAttention().draw(runs).axes[0], SinkRate().draw(runs).axes[0]
-    for axes in (by_layer, over_training):
-        assert [line.get_label() for line in axes.lines if line.get_label().startswith("_dashed")] == [
-            "_dashed sigmoid"
-        ]
-    (line,) = labelled(by_layer, "_dashed sigmoid")
-    expected = np.mean([run.probe()["first_token_attention/normalised"].mean(axis=1) for run in runs[2:4]], axis=0)
-    np.testing.assert_allclose(line.get_ydata(), expected)
-    assert labelled(over_training, "_dashed sigmoid")[0].get_ydata()[-1] == pytest.approx(0.02)
+@pytest.mark.parametrize("kind", [FirstTokenAttention, FirstTokenEmergence, SinkRate])
+def test_raw_weights_have_a_panel_of_their_own_only_where_they_differ(kind, runs):
+    both = kind().draw(runs).axes
+    assert [axes.get_title(loc="left") for axes in both] == ["rows divided by their sum", "raw weights"]
+    assert not labelled(both[1], "_uniform")  # the baseline is of rows that sum to one
+    (alone,) = kind().draw(runs[:2]).axes
+    assert alone.get_title(loc="left") == ""
+    np.testing.assert_array_equal(
+        labelled(alone, "softmax")[0].get_ydata(), labelled(both[0], "softmax")[0].get_ydata()
+    )
 
 
 def test_positions_are_shifted_by_one_and_the_first_probe_is_dashed(runs):

@@ -79,21 +79,6 @@ def series_curves(arm: Arm, metric: str, x: Axis) -> list[Curve]:
     return found
 
 
-def probe_curves(arm: Arm, array: str, x: Axis) -> list[Curve]:
-    """The mean of a probe array (over layers and heads) over training, for each seed that has it."""
-    found = []
-    for run in arm.runs:
-        places = dict(zip(*run.series(x), strict=True))
-        points = []
-        for step in places.keys() & set(run.probe_steps()):
-            record = run.probe(step)
-            if array in record:
-                points.append((step, places[step], record[array].mean(dtype=np.float64)))
-        if points:
-            found.append(Curve(*np.array(sorted(points), dtype=np.float64).T))
-    return found
-
-
 def last_probe(run: Run, array: str) -> np.ndarray | None:
     """An array of a run's last probe record, in float64; None where there is none."""
     record = run.probe() if run.probe_steps() else {}

@@ -16,7 +16,6 @@ from sinkpretrain.figures.base.arms import (
     layer_curves,
     mean_curve,
     no_record,
-    probe_curves,
     series_curves,
 )
 
@@ -116,9 +115,9 @@ def draw_layers(axes: Axes, arms: Sequence[Arm], solid: str, dashed: str | None 
     if not any(curves for _, curves in found):
         raise no_record(arms, f"probe record '{solid}'")
     for arm, curves in found:
-        others = layer_curves(arm, dashed) if dashed else []
         if curves:
             draw_arm(axes, arm, curves)
+        others = layer_curves(arm, dashed) if dashed else []
         if differ(curves, others):
             draw_arm(axes, arm, others, dashed=True)
             any_dashed = True
@@ -126,12 +125,8 @@ def draw_layers(axes: Axes, arms: Sequence[Arm], solid: str, dashed: str | None 
     return any_dashed
 
 
-def draw_training(
-    axes: Axes, arms: Sequence[Arm], x: Axis, metric: str, *, raw: str = "", dashed: str = "", log: bool = False
-) -> bool:
-    """A metric over training; the mean of the probe array `dashed` where it differs from that of `raw`.
-
-    Returns whether any was dashed.
+def draw_training(axes: Axes, arms: Sequence[Arm], x: Axis, metric: str, *, log: bool = False) -> None:
+    """A metric over training.
 
     Raises:
         DataError: no run has the metric.
@@ -139,16 +134,10 @@ def draw_training(
     found = [(arm, series_curves(arm, metric, x)) for arm in arms]
     if not any(curves for _, curves in found):
         raise no_record(arms, f"metric '{metric}'")
-    any_dashed = False
     for arm, curves in found:
-        others = probe_curves(arm, dashed, x) if dashed else []
         if curves:
             draw_arm(axes, arm, curves)
-        if others and differ(probe_curves(arm, raw, x), others):
-            draw_arm(axes, arm, others, dashed=True)
-            any_dashed = True
     training_axis(axes, x, [curve for _, curves in found for curve in curves], log=log)
-    return any_dashed
 
 
 def layer_axis(axes: Axes) -> None:
