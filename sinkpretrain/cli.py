@@ -6,7 +6,6 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,9 +125,7 @@ def _train(options: argparse.Namespace) -> None:
             raise ConfigError("--resume goes on with a run as it was started; leave out --out and overrides")
         config, out, resume = Run.open(options.resume).config(), options.resume, True
         if options.config is not None:
-            given = load_config(options.config)
-            vocab_size = given.model.vocab_size or config.model.vocab_size
-            Run(out).refuse_other_config(replace(given, model=replace(given.model, vocab_size=vocab_size)))
+            Run(out).refuse_other_config(load_config(options.config))
     elif options.config is None:
         raise ConfigError("--config C.yaml is missing (or --resume RUN)")
     else:

@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,8 +104,14 @@ class Run:
         write_atomically(self.config_path, yaml.safe_dump(to_mapping(config), sort_keys=False).encode())
 
     def refuse_other_config(self, config: Config) -> None:
-        """Raise where this run was started with another configuration, naming each difference."""
-        changed = difference(to_mapping(self.config()), to_mapping(config))
+        """Raise where this run was started with another configuration, naming each difference.
+
+        A vocabulary size that is left to the token store is the run's own.
+        """
+        own = self.config()
+        vocab_size = config.model.vocab_size or own.model.vocab_size
+        given = replace(config, model=replace(config.model, vocab_size=vocab_size))
+        changed = difference(to_mapping(own), to_mapping(given))
         if changed:
             listed = "; ".join(f"{key} was {old!r}, is {new!r}" for key, (old, new) in changed.items())
             raise ResumeError(f"{self.root}: was started with another configuration ({listed}); use another --out")

@@ -49,9 +49,13 @@ def launch(members: Sequence[Member], root: Path, jobs: int) -> list[Run]:
     Each process gets an equal share of the cores and writes to `train.log` in its run folder.
 
     Raises:
+        ResumeError: a run there was started with another configuration; nothing is started. Names the difference.
         SinkpretrainError: some runs failed; the others were finished all the same. Names each, with its log.
     """
     runs = {member.folder: Run(root / member.folder) for member in members}
+    for member in members:
+        if runs[member.folder].config_path.exists():
+            runs[member.folder].refuse_other_config(member.config)
     write_member_files(members, root)
     waiting = [member for member in members if runs[member.folder].status().get("state") != "done"]
     with _display(members, runs) as show, _processes() as working:

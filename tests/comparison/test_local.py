@@ -45,15 +45,25 @@ def test_a_sweep_finishes_its_runs_and_finds_them_again(experiment, tmp_path, ca
 
 
 def test_a_changed_experiment_is_refused_with_the_difference(experiment, tmp_path, capsys):
-    arguments = ["sweep", str(experiment), "--out", str(tmp_path / "runs"), "--jobs", "2", "--tokens", "1024"]
-    assert run(arguments) == 0
-    status = tmp_path / "runs" / "trial" / "softmax-s0" / "status.json"
-    status.write_text(json.dumps({"state": "preempted"}))
-    assert run([*arguments, "--optimizer.beta2", "0.99"]) == 1
+    from sinkpretrain.comparison.experiment import read_experiment
+
+    _, (softmax, _) = read_experiment(experiment)
+    Run(tmp_path / "runs" / "trial" / "softmax-s0").create(softmax.config)
+    assert run(["sweep", str(experiment), "--out", str(tmp_path / "runs"), "--optimizer.beta2", "0.99"]) == 5
+    assert "optimizer.beta2 was 0.95, is 0.99" in capsys.readouterr().err
+    assert not (tmp_path / "runs" / "trial" / "head_rmsnorm-s0").exists()
+
+
+def test_a_failed_run_is_named_with_its_log_and_the_others_finish(experiment, tmp_path, capsys):
+    content = yaml.safe_load(experiment.read_text())
+    content["variants"]["softmax"] = {"optimizer": {"learning_rate": 1e30, "clip": None}}
+    experiment.write_text(yaml.safe_dump(content, sort_keys=False))
+    assert run(["sweep", str(experiment), "--out", str(tmp_path / "runs"), "--jobs", "2", "--tokens", "1024"]) == 1
     said = capsys.readouterr().err
-    assert "1 of 2 runs failed: softmax-s0 (exit code 5" in said
-    log = (tmp_path / "runs" / "trial" / "softmax-s0" / "train.log").read_text()
-    assert "optimizer.beta2 was 0.95, is 0.99" in log
+    log = tmp_path / "runs" / "trial" / "softmax-s0" / "train.log"
+    assert f"1 of 2 runs failed: softmax-s0 (exit code 4, see {log})" in said
+    assert "is not finite" in log.read_text()
+    assert Run(tmp_path / "runs" / "trial" / "head_rmsnorm-s0").status()["state"] == "done"
 
 
 def test_an_interrupted_sweep_stops_its_runs_and_goes_on(experiment, tmp_path):

@@ -46,7 +46,7 @@ class WeightsAndBiases(StepCallback):
             return
         folder = Path(self.mirror.dir).parent
         offline = self.mirror.offline
-        self._guarded(lambda: self.mirror.finish(quiet=True))
+        self._guarded(lambda: self.mirror.finish())
         self.mirror = None
         if offline:
             logger.info("W&B is offline; upload with: wandb sync %s", folder)
