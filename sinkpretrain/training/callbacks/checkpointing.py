@@ -58,7 +58,7 @@ class Checkpointing(StepCallback):
             )
         trainer.strategy.barrier("checkpoint")
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def on_end(self, trainer: L.Trainer, module: PretrainModule) -> None:
         """Give the signals back."""
         for number, handler in self._before.items():
             signal.signal(number, handler)

@@ -35,7 +35,7 @@ class ProgressDisplay(StepCallback):
         """Show where the run stands."""
         self._show(trainer, module)
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def on_end(self, trainer: L.Trainer, module: PretrainModule) -> None:
         """Close the bar."""
         if self.bar is not None:
             self.bar.stop()

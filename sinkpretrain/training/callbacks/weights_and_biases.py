@@ -40,7 +40,7 @@ class WeightsAndBiases(StepCallback):
         if self.mirror is not None and module.line:
             self._guarded(lambda: self.mirror.log(module.line, step=module.step))
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def on_end(self, trainer: L.Trainer, module: PretrainModule) -> None:
         """Close the W&B run; say how to upload an offline one."""
         if self.mirror is None:
             return
