@@ -134,9 +134,11 @@ def _train(options: argparse.Namespace) -> None:
     if options.dry_run:
         _dry_run(options, config)
         return
-    from sinkpretrain.training.train import train
+    from sinkpretrain.training.train import is_rank_zero, train
 
     finished = train(config, out, resume=resume)
+    if not is_rank_zero():
+        return
     rows = finished.metrics()
     losses = [row["val/loss"] for row in rows if "val/loss" in row]
     result = {"run": finished.root, "step": rows[-1]["step"], "val/loss": losses[-1]}

@@ -12,6 +12,7 @@ import yaml
 
 from sinkpretrain import checkpoints
 from sinkpretrain.cli import run
+from sinkpretrain.runs import Run
 
 ROOT = Path(__file__).parents[1]
 VERBS = ("prepare", "train", "sweep", "plot", "report", "doctor")
@@ -168,6 +169,20 @@ def test_a_stopped_process_says_how_to_go_on_and_does(config_file, tmp_path, num
     status = json.loads((folder / "status.json").read_text())
     assert status["state"] == "preempted"
     assert checkpoints.problem(checkpoints.path_of(folder / "checkpoints", status["step"])) is None
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_with_two_micro_batches(config_file, tmp_path):
+    two, one = tmp_path / "two", tmp_path / "one"
+    shared = ["train", "--config", config_file, "--micro_batch_size", "4"]
+    result = process(*shared, "--devices", "2", "--out", two)
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout.splitlines()) == 1
+    assert process(*shared, "--out", one).returncode == 0
+    assert Run(two).series("train/loss")[1].tolist() == Run(one).series("train/loss")[1].tolist()
+    for name in ("val/loss", "sink/first_token_mean", "rank/effective_mean"):
+        assert Run(two).series(name)[1] == pytest.approx(Run(one).series(name)[1], rel=1e-5)
+    assert Run(two).probe_steps() == Run(one).probe_steps()
 
 
 def test_debug_shows_the_traceback(capsys):

@@ -57,8 +57,7 @@ def train(config: Config, out: Path | str, *, resume: bool = False) -> Run:
     _refuse_unavailable_device(config)
     store = TokenStore.open(config.data.store)
     config = with_vocabulary(config, store)
-    rank_zero = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
-    if not rank_zero:  # the other processes of a multi-device run: rank 0 keeps the folder
+    if not is_rank_zero():  # the other processes of a multi-device run: rank 0 keeps the folder
         _fit(run, config, store, _restore(run))
         return run
     store.verify()
@@ -67,8 +66,15 @@ def train(config: Config, out: Path | str, *, resume: bool = False) -> Run:
             logger.info("%s: is done already", run.root)
             return run
         with _recording_the_end(run):
-            _fit(run, config, store, _restore(run))
+            restored = _restore(run)
+            run.cut_metrics(restored.step if restored else -1)
+            _fit(run, config, store, restored)
     return run
+
+
+def is_rank_zero() -> bool:
+    """Whether this process is the first of its run, as torchrun and Lightning say in the environment."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
 def with_vocabulary(config: Config, store: TokenStore) -> Config:
@@ -113,8 +119,6 @@ def _fit(run: Run, config: Config, store: TokenStore, restored: checkpoints.Chec
     if restored is not None:
         restore_weights(module.model, restored)
         module.resumed_optimizer, module.step = restored.optimizer, restored.step
-    if run.metrics_path.exists():
-        run.cut_metrics(module.step if restored else -1)
     if config.compile:
         module.model.compile()
     with _quiet():
