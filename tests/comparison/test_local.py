@@ -66,6 +66,7 @@ def test_a_failed_run_is_named_with_its_log_and_the_others_finish(experiment, tm
     assert Run(tmp_path / "runs" / "trial" / "head_rmsnorm-s0").status()["state"] == "done"
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_stops_its_runs_and_goes_on(experiment, tmp_path):
     arguments = ["sweep", str(experiment), "--out", str(tmp_path / "runs"), "--tokens", "40_960", "--jobs", "1"]
     command = [sys.executable, "-m", "sinkpretrain", *arguments]
@@ -85,6 +86,7 @@ def test_an_interrupted_sweep_stops_its_runs_and_goes_on(experiment, tmp_path):
     assert steps == list(range(1, 161))
 
 
+@pytest.mark.slow
 def test_print_gives_commands_that_work(experiment, tmp_path, capsys):
     assert (
         run(["sweep", str(experiment), "--out", str(tmp_path / "runs"), "--launcher", "print", "--tokens", "512"]) == 0
