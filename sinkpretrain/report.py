@@ -74,8 +74,8 @@ def _verdict(runs: Sequence[Run]) -> str:
             f"in common, and a claim needs at least {SEEDS_FOR_A_CLAIM}. The numbers below describe these runs only."
         )
     return (
-        f"{shared} finished seeds in common. The differences paired over seeds, with intervals, are the verdict: "
-        "<code>sinkpretrain compare</code> prints them. The numbers below alone are not one."
+        f"{shared} finished seeds in common. The numbers below are listed seed by seed and are not a verdict: that "
+        "needs the differences paired over seeds, with an interval."
     )
 
 
@@ -246,8 +246,8 @@ def _read_json(run: Run, file: str) -> Any:
 
 
 def _commands(runs: Sequence[Run], out: Path) -> str:
-    """The commands that train these runs again, compare them and write this page."""
+    """The commands that train these runs again and write this page."""
     folders = [str(run.root) for run in runs]
     again = [["train", "--config", str(run.config_path), "--out", f"again/{run.name}"] for run in runs]
-    commands = [*again, ["compare", *folders], ["report", *folders, "--out", str(out)]]
+    commands = [*again, ["report", *folders, "--out", str(out)]]
     return "\n".join(shlex.join(["sinkpretrain", *command]) for command in commands)

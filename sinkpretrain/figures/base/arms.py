@@ -66,7 +66,7 @@ def arms_of(runs: Sequence[Run]) -> list[Arm]:
 def no_record(arms: Iterable[Arm], what: str) -> DataError:
     """The error for runs of which none recorded `what`."""
     names = ", ".join(run.name for arm in arms for run in arm.runs)
-    return DataError(f"{what}: not recorded by {names}; train further, or measure it with `sinkpretrain probe`")
+    return DataError(f"{what}: not recorded by {names}; train further, or name its metric in probes.metrics")
 
 
 def series_curves(arm: Arm, metric: str, x: Axis) -> list[Curve]:
