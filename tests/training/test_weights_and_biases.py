@@ -7,8 +7,10 @@ import signal
 import pytest
 
 from sinkpretrain.errors import Preempted
+from sinkpretrain.runs import Run
 from sinkpretrain.training import train as training
 from sinkpretrain.training.callbacks.base import StepCallback
+from sinkpretrain.training.callbacks.weights_and_biases import WeightsAndBiases
 from sinkpretrain.training.train import train
 
 wandb = pytest.importorskip("wandb")
@@ -88,3 +90,31 @@ def test_every_line_of_the_record_is_mirrored(tmp_path, small_config, monkeypatc
     )
     assert given["config"]["model"]["n_layers"] == 2
     assert given["id"] == run.status()["wandb_id"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "environment", "logged_in", "expected"),
+    [
+        ("auto", None, False, "offline"),
+        ("auto", None, True, "online"),
+        ("auto", "offline", True, "offline"),
+        ("offline", None, True, "offline"),
+        ("online", None, False, "online"),
+    ],
+)
+def test_the_mode_follows_the_login_and_the_environment(
+    tmp_path, small_config, monkeypatch, mode, environment, logged_in, expected
+):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    if environment:
+        monkeypatch.setenv("WANDB_MODE", environment)
+    monkeypatch.setattr(wandb, "login", lambda **options: logged_in)
+    mirror = WeightsAndBiases(Run(tmp_path), small_config({"wandb": {"mode": mode}}))
+    assert mirror._mode() == expected
+
+
+def test_nobody_is_logged_in_without_credentials(tmp_path, small_config, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    assert WeightsAndBiases(Run(tmp_path), small_config({"wandb": {"mode": "auto"}}))._mode() == "offline"

@@ -75,7 +75,8 @@ class WeightsAndBiases(StepCallback):
 
         if self.config.wandb.mode != "auto":
             return self.config.wandb.mode
-        return os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
+        logged_in = wandb.login(prompt=False, verify=False)
+        return os.environ.get("WANDB_MODE") or ("online" if logged_in else "offline")
 
     def _guarded(self, action: Any) -> None:
         """Do it; whatever W&B raises costs the mirror, not the training."""
