@@ -220,12 +220,13 @@ def _doctor(options: argparse.Namespace) -> None:
 
 
 def _runs(paths: Sequence[Path]) -> list[Any]:
-    """The runs that folders name: a run itself, or every run inside an experiment's folder, once each."""
+    """The runs that folders name, once each: a run itself, or an experiment's runs in the order they began."""
     from sinkpretrain.runs import Run
 
     found: dict[Path, Run] = {}
     for path in paths:
-        below = sorted(file.parent for file in path.glob("*/config.yaml"))
+        folders = (file.parent for file in path.glob("*/config.yaml"))
+        below = sorted(folders, key=lambda folder: (Run(folder).created(), folder.name))
         inside = [path] if (path / "config.yaml").is_file() else below
         if not inside:
             raise ConfigError(f"{path}: holds no run (no config.yaml in it or one folder below); give run folders")

@@ -86,6 +86,11 @@ class Run:
         """`<experiment>/<variant>-s<seed>`, as far as the path has it."""
         return "/".join(self.root.resolve().parts[-2:])
 
+    def created(self) -> str:
+        """When the run began, as ISO text in UTC; empty where that is not recorded."""
+        path = self.root / "environment.json"
+        return str(json.loads(path.read_text()).get("created", "")) if path.exists() else ""
+
     def config(self) -> Config:
         """The run's configuration."""
         return build(Config, read_yaml(self.config_path), "")

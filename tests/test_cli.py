@@ -185,6 +185,20 @@ def test_two_processes_train_as_one_with_two_micro_batches(config_file, tmp_path
     assert Run(two).probe_steps() == Run(one).probe_steps()
 
 
+def test_a_folder_of_runs_means_its_runs_in_the_order_they_began(config_file, tmp_path):
+    from sinkpretrain.cli import _runs
+
+    for variant in ("softmax", "sigmoid", "head_rmsnorm"):
+        arguments = ["train", "--config", config_file, "--tokens", "256", "--out", tmp_path / "runs" / variant]
+        assert run([str(argument) for argument in arguments]) == 0
+    assert [found.root.name for found in _runs([tmp_path / "runs"])] == ["softmax", "sigmoid", "head_rmsnorm"]
+    assert [found.root.name for found in _runs([tmp_path / "runs" / "sigmoid", tmp_path / "runs"])] == [
+        "sigmoid",
+        "softmax",
+        "head_rmsnorm",
+    ]
+
+
 def test_debug_shows_the_traceback(capsys):
     with pytest.raises(Exception, match="no such file"):
         run(["train", "--config", "none.yaml", "--debug"])

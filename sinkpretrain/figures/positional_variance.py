@@ -32,6 +32,7 @@ ROWS = (
     ("positional_variance/attn_out", "positional_variance/discrepancy_attn_out", "after W_O"),
 )
 FIRST, LAST = 0, -1  # places in a run's list of probes
+PANEL_TITLE = 9.0  # points: three panels beside each other hold a ratio and what it was
 
 
 class PositionalVariance(Figure):
@@ -59,11 +60,11 @@ class PositionalVariance(Figure):
         for row, (array, discrepancy, where) in zip(panels, ROWS, strict=True):
             row[0].set_ylabel(f"variance, {where}\n(squared activation)")
             for axes, arm in zip(row, arms, strict=True):
-                axes.set_title(self._ratio(arm, discrepancy), loc="left")
+                axes.set_title(self._ratio(arm, discrepancy), loc="left", fontsize=PANEL_TITLE)
                 any_earlier |= self._panel(axes, arm, array)
             log_axis(row[0], "y")
         for axes, arm in zip(panels[0], arms, strict=True):
-            axes.set_title(f"{plain(arm.name)}\n{axes.get_title(loc='left')}", loc="left")
+            axes.set_title(f"{plain(arm.name)}\n{axes.get_title(loc='left')}", loc="left", fontsize=PANEL_TITLE)
         log_axis(panels[0, 0], "x")
         for axes in panels[1]:
             axes.set_xlabel("t + 1 (tokens)")
@@ -107,7 +108,7 @@ class PositionalVariance(Figure):
         )
         if not now:
             return "no record"
-        last, first = f"{np.mean(now):.3g}", f"{np.mean(then):.3g}" if then else ""
+        last, first = _brief(now), _brief(then) if then else ""
         return f"first / late: {last}" + (f" (was {first})" if first not in ("", last) else "")
 
     def _last_ratio(self, run: Run) -> Point | None:
@@ -127,3 +128,9 @@ class PositionalVariance(Figure):
         if not 0 <= self.layer < len(value_LT):
             raise ConfigError(f"layer: {self.layer} is not in {run.name}, whose layers are 0 to {len(value_LT) - 1}")
         return value_LT[self.layer]
+
+
+def _brief(ratios: Sequence[float]) -> str:
+    """The mean in few characters."""
+    mean = float(np.mean(ratios))
+    return f"{mean:.3g}" if mean >= 1 else f"{mean:.2g}"

@@ -4,6 +4,7 @@ import importlib.metadata
 import platform
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,9 @@ def commit() -> str | None:
 
 
 def describe() -> dict[str, Any]:
-    """Everything above, for environment.json."""
-    return {"command": sys.argv, "commit": commit(), "versions": versions(), **devices()}
+    """Everything above and the time (UTC), for environment.json."""
+    now = datetime.now(UTC).isoformat(timespec="microseconds")
+    return {"created": now, "command": sys.argv, "commit": commit(), "versions": versions(), **devices()}
 
 
 def _version(package: str) -> str | None:
