@@ -11,10 +11,13 @@ from sinkpretrain.mappings import build, merge
 CONTEXT = 32
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="session")
 def one_thread():
-    """Tests share the cores with each other; libgomp's spinning threads would multiply their time."""
+    """Handing the work of a tiny model to a second thread takes longer than the work."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -44,7 +44,7 @@ def test_fragments(path):
 def test_experiments(path):
     _, members = read_experiment(path)
     for member in members:
-        build_on_meta(member.config)
+        assert len(build_on_meta(member.config).blocks) == member.config.model.n_layers
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=named)

@@ -129,6 +129,29 @@ class Metric(ABC):
         return {}
 
 
+class FirstAgainstOthers(Metric):
+    """The mean of a quantity of each token, at position 0 of each document (`first`) and at all others (`others`)."""
+
+    @abstractmethod
+    def quantity(self, view: LayerView) -> Tensor:
+        """value_BTX: the quantity of every token."""
+
+    def measure(self, view: LayerView) -> Sums:
+        """Sums and counts over the first positions and over the others, kept apart."""
+        value_BTX = self.quantity(view)
+        first_BT = view.first_BT
+        return {
+            "first": double(value_BTX[first_BT]).sum(dim=0),
+            "first_count": double(first_BT.sum()),
+            "others": double(value_BTX[~first_BT]).sum(dim=0),
+            "others_count": double((~first_BT).sum()),
+        }
+
+    def finish(self, sums: Arrays) -> Arrays:
+        """Means over tokens."""
+        return {name: mean(sums[name], sums[f"{name}_count"]) for name in ("first", "others")}
+
+
 def at_least_float32(x: Tensor) -> Tensor:
     """`x` in float32, or as it is where that is wider."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
@@ -153,22 +176,6 @@ def sum_by_position(view: LayerView, value_BHT: Tensor) -> Tensor:
     value_HN = value_BHT.transpose(0, 1).reshape(heads, batch * tokens)
     position_HN = view.position_BT.to(value_HN.device).reshape(1, -1).expand(heads, -1)
     return value_HN.new_zeros(heads, tokens).scatter_add(1, position_HN, value_HN)
-
-
-def first_and_others(view: LayerView, value_BTX: Tensor) -> Sums:
-    """Sums and counts of a value at position 0 of each document and at all other positions."""
-    first_BT = view.first_BT
-    return {
-        "first": double(value_BTX[first_BT]).sum(dim=0),
-        "first_count": double(first_BT.sum()),
-        "others": double(value_BTX[~first_BT]).sum(dim=0),
-        "others_count": double((~first_BT).sum()),
-    }
-
-
-def means_of_first_and_others(sums: Arrays) -> Arrays:
-    """`first` and `others` from the sums of `first_and_others`."""
-    return {name: mean(sums[name], sums[f"{name}_count"]) for name in ("first", "others")}
 
 
 def mean(total: NDArray[np.float64], count: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -5,18 +5,12 @@ Shapes use B batch, T positions, C model width, L layers.
 
 from typing import ClassVar
 
-from sinkpretrain.metrics.base import (
-    Arrays,
-    LayerView,
-    Metric,
-    Sums,
-    at_least_float32,
-    first_and_others,
-    means_of_first_and_others,
-)
+from torch import Tensor
+
+from sinkpretrain.metrics.base import Arrays, FirstAgainstOthers, LayerView, at_least_float32
 
 
-class DominanceRatio(Metric):
+class DominanceRatio(FirstAgainstOthers):
     """max_j |h_j| / mean_j |h_j| of `resid_out`, between 1 and C, no unit (2605.06611, Figs. 11 and 14).
 
     `first`: mean over position 0 of each document. `others`: mean over all other positions.
@@ -25,14 +19,10 @@ class DominanceRatio(Metric):
     taps = ("resid_out",)
     arrays: ClassVar[dict[str, str]] = {"first": "L", "others": "L"}
 
-    def measure(self, view: LayerView) -> Sums:
-        """Sums of the tokens' ratios."""
+    def quantity(self, view: LayerView) -> Tensor:
+        """The tokens' ratios."""
         size_BTC = at_least_float32(view.taps["resid_out"]).abs()
-        return first_and_others(view, size_BTC.amax(dim=-1) / size_BTC.mean(dim=-1))
-
-    def finish(self, sums: Arrays) -> Arrays:
-        """Means over tokens."""
-        return means_of_first_and_others(sums)
+        return size_BTC.amax(dim=-1) / size_BTC.mean(dim=-1)
 
     def scalars(self, arrays: Arrays) -> dict[str, float]:
         """The mean over layers of the first position's ratio."""

@@ -5,18 +5,13 @@ Shapes use B batch, T positions, G key-value heads, D head size, L layers.
 
 from typing import ClassVar
 
-from sinkpretrain.metrics.base import (
-    Arrays,
-    LayerView,
-    Metric,
-    Sums,
-    at_least_float32,
-    first_and_others,
-    means_of_first_and_others,
-)
+import torch
+from torch import Tensor
+
+from sinkpretrain.metrics.base import FirstAgainstOthers, LayerView, at_least_float32
 
 
-class ValueNorm(Metric):
+class ValueNorm(FirstAgainstOthers):
     """l2 norm of `v` per layer and key-value head; activation units (2410.10781, section 3.1: small at the sink).
 
     `first`: mean over position 0 of each document. `others`: mean over all other positions.
@@ -25,10 +20,7 @@ class ValueNorm(Metric):
     taps = ("v",)
     arrays: ClassVar[dict[str, str]] = {"first": "LG", "others": "LG"}
 
-    def measure(self, view: LayerView) -> Sums:
-        """Sums of the tokens' norms, by key-value head."""
-        return first_and_others(view, at_least_float32(view.taps["v"]).norm(dim=-1))
-
-    def finish(self, sums: Arrays) -> Arrays:
-        """Means over tokens."""
-        return means_of_first_and_others(sums)
+    def quantity(self, view: LayerView) -> Tensor:
+        """The tokens' norms, by key-value head."""
+        norm_BTG: Tensor = torch.linalg.vector_norm(at_least_float32(view.taps["v"]), dim=-1)
+        return norm_BTG

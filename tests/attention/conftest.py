@@ -1,7 +1,7 @@
 """Every attention kind with every value of its options, found through the registry: a new file is tested unasked."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -31,15 +31,6 @@ def entries(kind: str) -> list[dict[str, Any]]:
 
 def label(entry: dict[str, Any]) -> str:
     return "-".join(str(value) for value in entry.values())
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> Iterator[None]:
-    """Handing the work of a tiny model to a second thread takes longer than the work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(params=entries("attention.weights"), ids=label)

@@ -3,7 +3,7 @@
 Shapes use B batch, T query positions, S key positions, H query heads.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -16,15 +16,6 @@ from sinkpretrain.model.llama import positions
 from sinkpretrain.probing import document_lengths
 
 ROWS = 5  # rows a block, so that hand-made weights come in several blocks
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> Iterator[None]:
-    """Handing the work of a tiny model to a second thread takes longer than the work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
