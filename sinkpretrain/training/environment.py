@@ -18,10 +18,7 @@ PACKAGES = (
     "einops",
     "safetensors",
     "matplotlib",
-    "scipy",
     "transformers",
-    "lm-eval",
-    "submitit",
 )
 
 # Releases that must not be installed beside this project, with the reason.
