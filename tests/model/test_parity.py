@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from sinkpretrain.model.llama import Llama, ModelConfig, next_token_loss
 
-transformers = pytest.importorskip("transformers", reason="parity with the hub's Llama needs the extra 'hub'")
+transformers = pytest.importorskip("transformers", reason="parity with the hub's Llama needs the extra 'dev'")
 
 TOLERANCE = {"rtol": 0.0, "atol": 1e-5}  # DESIGN 3
 
