@@ -3,21 +3,18 @@
 import argparse
 import json
 import logging
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sinkpretrain.errors import ConfigError, Preempted, SinkpretrainError
+from sinkpretrain.errors import ConfigError, Interrupted, SinkpretrainError
 
-USAGE = 2
-INTERRUPTED = 130
 AXES = ("tokens", "step", "seconds")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one verb and exit with its code (DESIGN 10)."""
+    """Run one verb and exit with its code (`errors` lists them)."""
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -35,11 +32,10 @@ def run(arguments: Sequence[str]) -> int:
         if options.debug:
             raise
         print(f"sinkpretrain: {error}", file=sys.stderr)
-        interrupted = isinstance(error, Preempted) and signal.SIGINT.name in str(error)
-        return INTERRUPTED if interrupted else error.exit_code
+        return error.exit_code
     except KeyboardInterrupt:
         print("sinkpretrain: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return Interrupted.exit_code
     return 0
 
 

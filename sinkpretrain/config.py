@@ -38,7 +38,7 @@ class AttentionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The shape of a Llama (DESIGN 3). `vocab_size: null` in a file means: the token store's vocabulary."""
+    """The shape of a Llama. `vocab_size: null` in a file means: the token store's vocabulary."""
 
     vocab_size: int | None = None
     n_layers: int = 4
@@ -82,7 +82,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which tokens, in which order, and what the first token of a window or document is (DESIGN 4)."""
+    """Which tokens, in which order, and what the first token of a window or document is."""
 
     store: str = ""
     seed: int = 0

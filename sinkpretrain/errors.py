@@ -38,3 +38,9 @@ class Preempted(SinkpretrainError):
     """Training stopped on a signal after saving; the same command with `--resume` goes on."""
 
     exit_code = 75
+
+
+class Interrupted(Preempted):
+    """Training stopped on Ctrl-C after saving."""
+
+    exit_code = 130

@@ -1,4 +1,4 @@
-"""The run folder (DESIGN 9): where everything is, the state of a run, its metrics, probes and manifests.
+"""The run folder: where everything is, the state of a run, its metrics, probes and manifests.
 
 ```
 <run>/config.yaml  environment.json  data_manifest.json  status.json  metrics.jsonl

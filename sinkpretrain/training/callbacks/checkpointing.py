@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 
 from sinkpretrain import checkpoints
-from sinkpretrain.errors import Preempted
+from sinkpretrain.errors import Interrupted, Preempted
 from sinkpretrain.runs import Run
 from sinkpretrain.training.callbacks.base import StepCallback, is_due
 from sinkpretrain.training.callbacks.run_record import RunRecord
@@ -17,8 +17,8 @@ from sinkpretrain.training.module import PretrainModule
 class Checkpointing(StepCallback):
     """Writes `checkpoints/step_NNNNNNNN`, after the record of that step.
 
-    SIGTERM, SIGUSR1 and SIGINT set a flag; at the end of the step the run is saved and `Preempted` raised. A second
-    signal of the kind ends the process at once.
+    SIGTERM, SIGUSR1 and SIGINT set a flag; at the end of the step the run is saved and `Preempted` or `Interrupted`
+    raised. A second signal of the kind ends the process at once.
     """
 
     signals = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -40,7 +40,8 @@ class Checkpointing(StepCallback):
         if stop or is_due(module.step, module.config.checkpoints.every, module.config.steps):
             self.save(trainer, module)
         if stop and not done:
-            raise Preempted(
+            error = Interrupted if self.received == signal.SIGINT else Preempted
+            raise error(
                 f"{self.run.root}: stopped by {self.received.name if self.received else 'another rank'} and saved at "
                 f"step {module.step}; go on with: sinkpretrain train --resume {self.run.root}"
             )
