@@ -5,7 +5,6 @@ counters) and `manifest.json` (SHA-256 of each). It is written under a temporary
 fsynced, and renamed as the last act.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sinkpretrain.errors import ResumeError
+from sinkpretrain.runs import file_sha256
 
 MANIFEST = "manifest.json"
 
@@ -62,7 +62,7 @@ def write(
     save_file(_untied(model), temporary / "model.safetensors")
     torch.save(dict(optimizer), temporary / "optimizer.pt")
     (temporary / "state.json").write_text(json.dumps({**state, "step": step}, indent=2))
-    hashes = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
+    hashes = {path.name: file_sha256(path) for path in sorted(temporary.iterdir())}
     (temporary / MANIFEST).write_text(json.dumps(hashes, indent=2))
     for path in (*temporary.iterdir(), temporary):
         _fsync(path)
@@ -83,7 +83,7 @@ def problem(path: Path) -> str | None:
     for name, expected in hashes.items():
         if not (path / name).is_file():
             return f"{name} is missing"
-        if _sha256(path / name) != expected:
+        if file_sha256(path / name) != expected:
             return f"{name} was altered"
     return None
 
@@ -123,11 +123,6 @@ def _untied(model: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in model.items():
         kept.setdefault(tensor.data_ptr(), (name, tensor.contiguous()))
     return dict(kept.values())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fsync(path: Path) -> None:

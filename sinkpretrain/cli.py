@@ -190,8 +190,7 @@ def _plot(options: argparse.Namespace) -> None:
             print(f"sinkpretrain: {name} left out: {reason}", file=sys.stderr)
     else:
         figure = registry.load("figures", options.figure)()
-        name = options.figure if options.x == "tokens" else f"{options.figure}_by_{options.x}"
-        paths = base.save(figure.draw(runs, x=options.x), folder, name)
+        paths = base.save(figure.draw(runs, x=options.x), folder, options.figure, options.x)
     _print(options, {"figures": paths}, "\n".join(map(str, paths)))
 
 

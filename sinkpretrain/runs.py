@@ -9,9 +9,10 @@ Every file but `metrics.jsonl`, which is appended to, appears whole or not at al
 """
 
 import fcntl
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,18 @@ def write_atomically(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal; read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def progress_text(values: Mapping[str, float]) -> str:
+    """The losses and the speed among these values, for a progress display."""
+    shown = {"train/loss": "train {:.3f}", "val/loss": "val {:.3f}", "perf/tokens_per_s": "{:,.0f} tokens/s"}
+    return "  ".join(text.format(values[name]) for name, text in shown.items() if name in values)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from sinkpretrain.comparison.experiment import Member
 from sinkpretrain.errors import SinkpretrainError
 from sinkpretrain.mappings import to_mapping
-from sinkpretrain.runs import Run
+from sinkpretrain.runs import Run, progress_text
 
 LOG = "train.log"
 POLL_SECONDS = 0.5
@@ -125,18 +125,13 @@ def _display(members: Sequence[Member], runs: dict[str, Run]) -> Iterator[Any]:
 
 def _update(bars: Progress, task: TaskID, run: Run) -> None:
     status = run.status()
-    bars.update(task, completed=status.get("step", 0), values=_values(status))
+    bars.update(task, completed=status.get("step", 0), values=progress_text(status))
 
 
 def _line(run: Run) -> str:
     status = run.status()
     state, step, steps = status.get("state", "waiting"), status.get("step", 0), status.get("steps", "?")
-    return f"{state} {step}/{steps} {_values(status)}".strip()
-
-
-def _values(status: dict[str, Any]) -> str:
-    shown = {"train/loss": "train {:.3f}", "val/loss": "val {:.3f}", "perf/tokens_per_s": "{:,.0f} tokens/s"}
-    return "  ".join(text.format(status[name]) for name, text in shown.items() if name in status)
+    return f"{state} {step}/{steps} {progress_text(status)}".strip()
 
 
 def default_jobs() -> int:

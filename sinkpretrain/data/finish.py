@@ -12,13 +12,12 @@ from sinkpretrain.data.store import (
     MANIFEST,
     TOKEN_BYTES,
     TOKENIZER,
-    file_sha256,
     shard_names,
     token_blocks,
 )
 from sinkpretrain.data.tokenizer import load_tokenizer, token_bytes, vocabulary_size
 from sinkpretrain.errors import DataError
-from sinkpretrain.runs import write_json
+from sinkpretrain.runs import file_sha256, write_json
 
 
 def write_manifest(

@@ -13,8 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sinkpretrain.data.store import file_sha256
 from sinkpretrain.errors import ConfigError, DataError
+from sinkpretrain.runs import file_sha256
 
 WHOLE_TEXT = 1 << 30  # bytes of a text file that is read as one document
 COMMIT_HASH = 40  # characters

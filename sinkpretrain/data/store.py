@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from sinkpretrain.data.tokenizer import load_tokenizer
 from sinkpretrain.errors import DataError
+from sinkpretrain.runs import file_sha256
 
 FORMAT = 1
 SPLITS = ("train", "validation")
@@ -34,15 +35,6 @@ BLOCK = 1 << 20  # bytes or tokens read at a time where a whole file is walked
 def shard_names(split: str, number: int) -> tuple[str, str]:
     """File names of a shard's tokens and of its document index."""
     return f"{split}_{number:05d}.bin", f"{split}_{number:05d}.idx"
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def token_blocks(path: Path, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:

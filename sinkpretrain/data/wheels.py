@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Literal
 
 from sinkpretrain.data.sources import ListPart, Part, Source, texts_of
-from sinkpretrain.data.store import file_sha256
 from sinkpretrain.errors import ConfigError, DataError
+from sinkpretrain.runs import file_sha256
 
 SHA256_LENGTH = 64  # hexadecimal digits
 

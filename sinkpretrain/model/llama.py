@@ -15,14 +15,13 @@ from torch import Tensor, nn
 from sinkpretrain import registry
 from sinkpretrain.attention.base import AttentionShape, AttentionWeights, Mask
 from sinkpretrain.config import ModelConfig
+from sinkpretrain.data.windows import IGNORED
 from sinkpretrain.errors import ConfigError
 from sinkpretrain.model.initialisation import initialise
 from sinkpretrain.model.layers import RMSNorm, RoPE, SwiGLU
 from sinkpretrain.taps import Tap, record
 
 __all__ = ["Llama", "ModelConfig", "next_token_loss", "weight_rows"]
-
-IGNORED = -100  # a target that is not predicted
 
 
 class SelfAttention(nn.Module):

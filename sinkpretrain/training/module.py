@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from sinkpretrain.config import Config
-from sinkpretrain.data.windows import Batch
+from sinkpretrain.data.windows import IGNORED, Batch
 from sinkpretrain.errors import NonFiniteError
-from sinkpretrain.model.llama import IGNORED, Llama, next_token_loss
+from sinkpretrain.model.llama import Llama, next_token_loss
 from sinkpretrain.training.optimizer import build_optimizer, learning_rate
 
 WINDOWS_NAMED = 8  # in the message about a non-finite loss

@@ -139,7 +139,7 @@ def _callbacks(run: Run, config: Config, restored: checkpoints.Checkpoint | None
         "peak_source": source,
     }
     record = RunRecord(run, facts, restored.state["seconds"] if restored else 0.0)
-    callbacks: list[Callback] = [Throughput(peak), Validation(), Probes(run), record]
+    callbacks: list[Callback] = [Throughput(peak, facts["flops_per_token"]), Validation(), Probes(run), record]
     if config.wandb.mode != "disabled":
         callbacks.append(WeightsAndBiases(run, config))
     return [*callbacks, ProgressDisplay(run.name), Checkpointing(run, record)]

@@ -20,7 +20,7 @@ def test_speed_counts_steps_after_the_first_and_nothing_between_them(clock):
     config = Config(model=ModelConfig(vocab_size=64), global_batch_size=4, micro_batch_size=2)
     module = SimpleNamespace(config=config, row={}, step_just_finished=False)
     trainer = SimpleNamespace(world_size=2)
-    throughput = Throughput(peak=1e12)
+    throughput = Throughput(peak=1e12, flops_per_token=flops_per_token(config.model))
 
     def micro_batch(seconds, finishes):
         throughput.on_train_batch_start(trainer, module)

@@ -85,19 +85,20 @@ def draw_all(runs: Sequence[Run], folder: Path, x: Axis = "tokens") -> Drawn:
     drawn = Drawn([], {})
     for name in registry.names("figures"):
         figure: Figure = registry.load("figures", name)()
-        by_x = figure.over_training and x != "tokens"
+        own_x: Axis = x if figure.over_training else "tokens"
         try:
-            canvas = figure.draw(runs, x) if by_x else figure.draw(runs)
+            canvas = figure.draw(runs, own_x)
         except DataError as error:
             drawn.skipped[name] = str(error)
         else:
-            drawn.paths.extend(save(canvas, folder, f"{name}_by_{x}" if by_x else name))
+            drawn.paths.extend(save(canvas, folder, name, own_x))
     return drawn
 
 
-def save(canvas: Canvas, folder: Path, name: str) -> list[Path]:
-    """Write `<folder>/<name>.png` and `.svg`; the same records give the same bytes."""
-    paths = [Path(folder) / f"{name}.{kind}" for kind in ("png", "svg")]
+def save(canvas: Canvas, folder: Path, name: str, x: Axis = "tokens") -> list[Path]:
+    """Write `<folder>/<name>.png` and `.svg`, `<name>_by_<x>` for another x; the same records give the same bytes."""
+    stem = name if x == "tokens" else f"{name}_by_{x}"
+    paths = [Path(folder) / f"{stem}.{kind}" for kind in ("png", "svg")]
     for path in paths:
         write_atomically(path, render(canvas, path.suffix[1:]))
     return paths

@@ -7,6 +7,7 @@ import lightning as L
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from sinkpretrain.runs import progress_text
 from sinkpretrain.training.callbacks.base import StepCallback
 from sinkpretrain.training.module import PretrainModule
 
@@ -44,8 +45,7 @@ class ProgressDisplay(StepCallback):
         if not trainer.is_global_zero:
             return
         self.latest |= module.line
-        shown = {"train/loss": "train {:.3f}", "val/loss": "val {:.3f}", "perf/tokens_per_s": "{:,.0f} tokens/s"}
-        values = "  ".join(text.format(self.latest[name]) for name, text in shown.items() if name in self.latest)
+        values = progress_text(self.latest)
         if self.bar is not None:
             self.bar.update(self.bar.task_ids[0], completed=module.step, values=values)
             return

@@ -5,7 +5,6 @@ import time
 import lightning as L
 import torch
 
-from sinkpretrain.model.flops import flops_per_token
 from sinkpretrain.training.callbacks.base import StepCallback
 from sinkpretrain.training.module import PretrainModule
 
@@ -21,8 +20,9 @@ class Throughput(StepCallback):
     count; the first step of a process, which warms up, does not either. The times are this rank's.
     """
 
-    def __init__(self, peak: float) -> None:
+    def __init__(self, peak: float, flops_per_token: float) -> None:
         self.peak = peak
+        self.flops_per_token = flops_per_token
         self._seconds = 0.0
         self._steps = 0
         self._started = 0.0
@@ -47,7 +47,7 @@ class Throughput(StepCallback):
             return
         speed = self._steps * module.config.tokens_per_step / self._seconds
         module.row["perf/tokens_per_s"] = speed
-        module.row["perf/mfu"] = speed * flops_per_token(module.config.model) / (trainer.world_size * self.peak)
+        module.row["perf/mfu"] = speed * self.flops_per_token / (trainer.world_size * self.peak)
         self._seconds, self._steps = 0.0, 0
 
 

@@ -6,7 +6,8 @@ import lightning as L
 import torch
 from lightning.fabric.utilities.apply_func import move_data_to_device
 
-from sinkpretrain.model.llama import IGNORED, next_token_loss
+from sinkpretrain.data.windows import IGNORED
+from sinkpretrain.model.llama import next_token_loss
 from sinkpretrain.training.callbacks.base import StepCallback, is_due
 from sinkpretrain.training.module import PretrainModule
 
