@@ -89,7 +89,11 @@ def _start(member: Member, root: Path, jobs: int) -> "subprocess.Popen[bytes]":
 def _processes() -> Iterator[dict[str, "subprocess.Popen[bytes]"]]:
     """Running processes by folder; on the way out each is asked to save and stop, and waited for."""
     working: dict[str, subprocess.Popen[bytes]] = {}
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    before = {
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)),
+        # A shell's background job inherits SIGINT as ignored, and Python then leaves it so.
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
+    }
     try:
         yield working
     finally:
@@ -97,7 +101,8 @@ def _processes() -> Iterator[dict[str, "subprocess.Popen[bytes]"]]:
             process.send_signal(signal.SIGTERM)
         for process in working.values():
             process.wait()
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
