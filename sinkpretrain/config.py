@@ -36,6 +36,29 @@ class AttentionConfig:
                     raise ConfigError(f"model.attention.{key}: name {entry.get('name')!r} is not one of {allowed}")
 
 
+# Ways to stretch RoPE to a longer context (linear: 2306.15595; llama3: 2407.21783), each with the numbers it needs.
+ROPE_SCALINGS = {
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_context_length"),
+}
+
+
+def _check_rope_scaling(given: Mapping[str, Any]) -> None:
+    """Refuse another kind, numbers missing or too many, and a band of frequencies without width."""
+    key, name, numbers = "model.rope_scaling", given.get("name"), sorted(set(given) - {"name"})
+    if name not in ROPE_SCALINGS:
+        raise ConfigError(f"{key}.name: {name!r} is not one of {', '.join(ROPE_SCALINGS)}; null means no scaling")
+    if numbers != sorted(ROPE_SCALINGS[name]):
+        needed = ", ".join(ROPE_SCALINGS[name])
+        raise ConfigError(f"{key}: '{name}' needs {needed}; given: {', '.join(numbers) or 'none of them'}")
+    for number in numbers:
+        is_positive = isinstance(given[number], int | float) and given[number] > 0
+        _check(is_positive, f"{key}.{number}", given[number], "a number > 0")
+    if name == "llama3":
+        low, high = given["low_freq_factor"], given["high_freq_factor"]
+        _check(high > low, f"{key}.high_freq_factor", high, f"> low_freq_factor ({low})")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The shape of a Llama. `vocab_size: null` in a file means: the token store's vocabulary."""
@@ -48,6 +71,7 @@ class ModelConfig:
     d_ff: int = 384
     context_length: int = 256  # tokens
     rope_theta: float = 10_000.0
+    rope_scaling: dict[str, Any] | None = None  # `name`, one of ROPE_SCALINGS, and its numbers
     norm_eps: float = 1e-5
     tie_embeddings: bool = False
     init: Literal["gpt2", "fan_in"] = "gpt2"
@@ -57,6 +81,8 @@ class ModelConfig:
         """Refuse shapes that cannot be built; accept a plain mapping as `attention`."""
         if isinstance(self.attention, Mapping):
             object.__setattr__(self, "attention", build(AttentionConfig, self.attention, "model.attention"))
+        if self.rope_scaling is not None:
+            _check_rope_scaling(self.rope_scaling)
         for name in ("n_layers", "n_heads", "d_model", "d_ff"):
             _check(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), ">= 1")
         _check(self.vocab_size is None or self.vocab_size >= 2, "model.vocab_size", self.vocab_size, ">= 2, or null")
@@ -167,6 +193,7 @@ class ProbesConfig:
             "massive_activation",
             "representation_norm",
             "positional_variance",
+            "super_neurons",
         ]
     )
 

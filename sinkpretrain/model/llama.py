@@ -81,6 +81,14 @@ class Block(nn.Module):
         x_BTC = self.tap_out(x_BTC + self.mlp(self.mlp_norm(x_BTC)))
         return x_BTC
 
+    @property
+    def matrices(self) -> dict[str, Tensor]:
+        """What every variant has, to read: `w_q` ... `w_o`, `w_gate`, `w_up`, `w_down`, and the gains of the norms."""
+        of = {name: getattr(self.attention, name).weight for name in ("w_q", "w_k", "w_v", "w_o")}
+        of |= {name: getattr(self.mlp, name).weight for name in ("w_gate", "w_up", "w_down")}
+        of |= {"attention_norm": self.attention_norm.gain, "mlp_norm": self.mlp_norm.gain}
+        return {name: tensor.detach() for name, tensor in of.items()}
+
 
 class Llama(nn.Module):
     """A Llama language model: `Llama(ModelConfig(...))(tokens_BT)` gives logits_BTV.
@@ -124,21 +132,12 @@ class Llama(nn.Module):
         if tokens > self.config.context_length:
             limit = self.config.context_length
             raise ConfigError(f"{tokens} tokens are more than the model's context length of {limit}")
-        table = self.rope.table(positions(tokens_BT, document_BT))
         mask = Mask(tokens, tokens_BT.device, document_BT)
+        table = self.rope.table(mask.position)
         x_BTC: Tensor = self.embedding(tokens_BT)
         for block in self.blocks:
             x_BTC = block(x_BTC, table, mask)
         return x_BTC
-
-
-def positions(tokens_BT: Tensor, document_BT: Tensor | None) -> Tensor:
-    """The position of each token: [T], or with documents [B, T], counted from the document's first token."""
-    position_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
-    if document_BT is None:
-        return position_T
-    starts_BT = F.pad(document_BT[:, 1:] != document_BT[:, :-1], (1, 0), value=True)
-    return position_T - torch.where(starts_BT, position_T, 0).cummax(dim=1).values
 
 
 def next_token_loss(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:

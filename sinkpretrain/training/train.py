@@ -17,7 +17,7 @@ from sinkpretrain import checkpoints
 from sinkpretrain.config import Config
 from sinkpretrain.data.datamodule import WindowsDataModule
 from sinkpretrain.data.store import TokenStore
-from sinkpretrain.errors import ConfigError, Preempted, SinkpretrainError
+from sinkpretrain.errors import ConfigError, Preempted, ResumeError, SinkpretrainError
 from sinkpretrain.model.flops import count_parameters, flops_per_token
 from sinkpretrain.model.load import restore_weights
 from sinkpretrain.runs import Run, write_json
@@ -54,6 +54,7 @@ def train(config: Config, out: Path | str, *, resume: bool = False) -> Run:
         Preempted: a signal stopped the run, which was saved.
     """
     run = Run(out)
+    _refuse_imported(run)
     _refuse_unavailable_device(config)
     store = TokenStore.open(config.data.store)
     config = with_vocabulary(config, store)
@@ -168,6 +169,15 @@ def _trainer(config: Config, callbacks: list[Callback], steps: int) -> L.Trainer
 
 def _on_gpu(config: Config) -> bool:
     return config.accelerator == "gpu" or (config.accelerator == "auto" and torch.cuda.is_available())
+
+
+def _refuse_imported(run: Run) -> None:
+    """Raise where the folder holds a model from elsewhere."""
+    if run.source_path.exists():
+        raise ResumeError(
+            f"{run.root}: holds an imported model, which has no data and no optimizer state to go on from; give "
+            "another --out"
+        )
 
 
 def _refuse_unavailable_device(config: Config) -> None:

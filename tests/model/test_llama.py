@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from sinkpretrain import registry
 from sinkpretrain.attention import base
 from sinkpretrain.errors import ConfigError
-from sinkpretrain.model.llama import Llama, ModelConfig, next_token_loss, positions, weight_rows
+from sinkpretrain.model.llama import Llama, ModelConfig, next_token_loss, weight_rows
 from sinkpretrain.taps import record
 
 SIZES = dict(vocab_size=31, n_layers=2, n_heads=4, n_kv_heads=2, d_model=32, d_ff=24, context_length=24)
@@ -59,10 +59,10 @@ def test_one_document_is_no_documents():
 
 
 def test_positions_count_from_each_documents_first_token():
-    tokens_BT = torch.zeros(2, 6, dtype=torch.long)
-    assert positions(tokens_BT, None).tolist() == [0, 1, 2, 3, 4, 5]
+    cpu = torch.device("cpu")
+    assert base.Mask(6, cpu).position.tolist() == [0, 1, 2, 3, 4, 5]
     document_BT = torch.tensor([[0, 0, 0, 1, 1, 2], [3, 4, 4, 4, 4, 4]])
-    assert positions(tokens_BT, document_BT).tolist() == [[0, 1, 2, 0, 1, 0], [0, 0, 1, 2, 3, 4]]
+    assert base.Mask(6, cpu, document_BT).position.tolist() == [[0, 1, 2, 0, 1, 0], [0, 0, 1, 2, 3, 4]]
 
 
 def test_what_cannot_be_built_or_read_is_refused():
