@@ -7,6 +7,7 @@ model, tokenizer = sp.load_model("runs/quickstart/softmax-s0")
 with sp.record(model, "resid_out", "mixed") as taps:
     logits_BTV = model(tokens_BT)                       # taps["resid_out"][layer]
 for first_row, weights_BHRS in sp.weight_rows(model, tokens_BT, layer=3): ...
+with sp.intervene(model, "isolate_position", position=10): ...
 ```
 Names are imported on first use: `import sinkpretrain` costs nothing.
 """
@@ -19,9 +20,10 @@ _HOMES = {
     "record": "sinkpretrain.taps",
     "replace": "sinkpretrain.taps",
     "weight_rows": "sinkpretrain.model.llama",
+    "intervene": "sinkpretrain.interventions.base",
 }
 
-__all__ = ["load_model", "record", "replace", "weight_rows"]
+__all__ = ["intervene", "load_model", "record", "replace", "weight_rows"]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -110,7 +110,7 @@ def build(cls: type[T], given: Any, where: str) -> T:
     """An instance of the dataclass `cls` from a mapping read from YAML; `where` is the key path of the mapping.
 
     Raises:
-        ConfigError: an unknown key, a wrong type or a value out of range, with what is allowed.
+        ConfigError: an unknown or missing key, a wrong type or a value out of range, with what is allowed.
     """
     if not isinstance(given, Mapping):
         raise ConfigError(f"{where}: {given!r} is not a mapping of keys to values")
@@ -121,6 +121,9 @@ def build(cls: type[T], given: Any, where: str) -> T:
             close = difflib.get_close_matches(str(key), hints, n=1)
             hint = f" Did you mean '{prefix}{close[0]}'?" if close else ""
             raise ConfigError(f"{prefix}{key}: unknown key.{hint} Allowed here: {', '.join(hints)}")
+    for field in fields(cls):  # type: ignore[arg-type]
+        if field.default is MISSING and field.default_factory is MISSING and field.name not in given:
+            raise ConfigError(f"{prefix}{field.name}: is missing; it must be given")
     return cls(**{key: _typed(value, hints[key], f"{prefix}{key}") for key, value in given.items()})
 
 

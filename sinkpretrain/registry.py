@@ -21,6 +21,7 @@ KINDS = {
     "attention.weights": ("sinkpretrain.attention.base", "AttentionWeights"),
     "attention.output": ("sinkpretrain.attention.base", "OutputTransform"),
     "metrics": ("sinkpretrain.metrics.base", "Metric"),
+    "interventions": ("sinkpretrain.interventions.base", "Intervention"),
     "figures": ("sinkpretrain.figures.base", "Figure"),
 }
 

@@ -6,7 +6,7 @@ D head size, C model width.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -33,25 +33,41 @@ class AttentionShape:
 
 @dataclass(frozen=True)
 class Mask:
-    """Which keys a query sees: those not after it, and with documents those of its own document."""
+    """Which keys a query sees: those not after it, and with documents those of its own document.
+
+    The query at position `isolated` (of each document) sees itself only; later queries still see its key.
+    """
 
     tokens: int
     device: torch.device
     document_BT: Tensor | None = None
+    isolated: int | None = None
 
     @property
     def is_causal_only(self) -> bool:
         """Whether every key that is not after a query is visible to it."""
-        return self.document_BT is None
+        return self.document_BT is None and self.isolated is None
 
     def visible(self, first: int, last: int) -> Tensor:
         """True where queries `first .. last - 1` see keys `0 .. last - 1`: [R, S], or [B, 1, R, S] with documents."""
-        position = torch.arange(last, device=self.device)
-        visible_RS = position[None, :] <= position[first:last, None]
+        index = torch.arange(last, device=self.device)
+        visible = index[None, :] <= index[first:last, None]
+        if self.document_BT is not None:
+            query_BR, key_BS = self.document_BT[:, first:last], self.document_BT[:, :last]
+            visible = visible & (query_BR[:, :, None] == key_BS[:, None, :])
+        if self.isolated is not None:
+            own = index[None, :] == index[first:last, None]
+            visible = visible & (own | (self.position[..., first:last] != self.isolated)[..., None])
+        return visible if self.document_BT is None else visible[:, None]
+
+    @cached_property
+    def position(self) -> Tensor:
+        """The position of each token: [T], or with documents [B, T], counted from the document's first token."""
+        index_T = torch.arange(self.tokens, device=self.device)
         if self.document_BT is None:
-            return visible_RS
-        query_BR, key_BS = self.document_BT[:, first:last], self.document_BT[:, :last]
-        return (visible_RS & (query_BR[:, :, None] == key_BS[:, None, :]))[:, None]
+            return index_T
+        starts_BT = F.pad(self.document_BT[:, 1:] != self.document_BT[:, :-1], (1, 0), value=True)
+        return index_T - torch.where(starts_BT, index_T, 0).cummax(dim=1).values
 
     @cached_property
     def dense(self) -> Tensor:
@@ -73,6 +89,7 @@ class AttentionWeights(nn.Module, ABC):
         super().__init__()
         self.shape = shape
         self.options = options
+        self.mask_edits: list[Callable[[Mask], Mask]] = []  # of interventions, for `mix` and `rows` alike
 
     @abstractmethod
     def weights(self, scores_BHRS: Tensor, visible: Tensor, q_BRHD: Tensor) -> Tensor:
@@ -90,6 +107,7 @@ class AttentionWeights(nn.Module, ABC):
 
     def mix(self, q_BTHD: Tensor, k_BTGD: Tensor, v_BTGD: Tensor, mask: Mask) -> Tensor:
         """The mixed values z_BTHD: the seam that calibration and interventions on the mask wrap."""
+        mask = self._edited(mask)
         if self.uses_fused:
             mixed_BTHD = self.fused(q_BTHD, k_BTGD, v_BTGD, mask)
             if mixed_BTHD is not None:
@@ -110,9 +128,15 @@ class AttentionWeights(nn.Module, ABC):
 
     def rows(self, q_BTHD: Tensor, k_BTGD: Tensor, mask: Mask) -> Iterator[tuple[int, Tensor]]:
         """Blocks of the weights from the top: the first row of each, and its weights_BHRS over all T keys."""
+        mask = self._edited(mask)
         for first, last in _blocks(q_BTHD.shape[1]):
             weights_BHRS = self._weights_of_rows(q_BTHD[:, first:last], k_BTGD[:, :last], mask.visible(first, last))
             yield first, F.pad(weights_BHRS, (0, q_BTHD.shape[1] - last))
+
+    def _edited(self, mask: Mask) -> Mask:
+        for edit in self.mask_edits:
+            mask = edit(mask)
+        return mask
 
     def _mix_rows(self, q_BRHD: Tensor, k_BSGD: Tensor, v_BSGD: Tensor, mask: Mask, first: int) -> Tensor:
         with torch.autocast(q_BRHD.device.type, enabled=False):

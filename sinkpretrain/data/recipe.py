@@ -1,7 +1,7 @@
 """A recipe: the YAML file that says which text becomes a token store, and how."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,7 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         ConfigError: no such file, an unknown key or kind, a missing key, or a value out of range.
     """
-    recipe: Recipe = _build(Recipe, read_yaml(path), "")
-    return recipe
+    return build(Recipe, read_yaml(path), "")
 
 
 def _kind(kinds: Mapping[str, type[Any]], entry: Mapping[str, Any], where: str) -> Any:
@@ -63,13 +62,4 @@ def _kind(kinds: Mapping[str, type[Any]], entry: Mapping[str, Any], where: str) 
     name = str(entry.get("name"))
     if name not in kinds:
         raise ConfigError(f"{where}: name {name!r} is not one of {', '.join(kinds)}")
-    return _build(kinds[name], {key: value for key, value in entry.items() if key != "name"}, where)
-
-
-def _build(cls: type[Any], given: Mapping[str, Any], where: str) -> Any:
-    """`config.build` where no key without a default is missing; an unknown key, perhaps a misspelt one, comes first."""
-    known = {each.name: each.default is MISSING and each.default_factory is MISSING for each in fields(cls)}
-    missing = [key for key, required in known.items() if required and key not in given]
-    if missing and set(given) <= set(known):
-        raise ConfigError(f"{where + '.' if where else ''}{missing[0]}: is missing; the recipe must give it")
-    return build(cls, given, where)
+    return build(kinds[name], {key: value for key, value in entry.items() if key != "name"}, where)

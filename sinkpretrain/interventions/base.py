@@ -1,0 +1,156 @@
+"""The base of interventions, and the two places they act on: a position's mixed values, and chosen neurons.
+
+Shapes use B batch, T positions, N tokens at the position, H query heads, D head size, F feed-forward neurons.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from sinkpretrain import registry
+from sinkpretrain.attention.base import AttentionWeights, Mask
+from sinkpretrain.errors import ConfigError
+from sinkpretrain.metrics.super_neurons import neurons
+from sinkpretrain.model.llama import Llama
+from sinkpretrain.taps import replace
+
+
+class Intervention(ABC):
+    """A change of the forward pass. At the neutral strength it is the identity, and leaving restores the model.
+
+    A subclass's options are the dataclass `Options` beside it.
+    """
+
+    Options: ClassVar[type[Any]]
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    @abstractmethod
+    def applied_to(self, model: Llama) -> AbstractContextManager[None]:
+        """The change, inside a `with` block."""
+
+
+@contextmanager
+def intervene(model: Llama, name: str, **options: Any) -> Iterator[None]:
+    """One intervention of the registry, inside the block: `intervene(model, "isolate_position", position=10)`.
+
+    Raises:
+        ConfigError: an unknown intervention or option, a missing one, or a layer or position the model does not have.
+    """
+    kind = registry.load("interventions", name)
+    with kind(registry.build_options("interventions", name, options, f"intervene {name}")).applied_to(model):
+        yield
+
+
+def check(condition: bool, key: str, value: object, allowed: str) -> None:
+    """Refuse an option out of range, with the range."""
+    if not condition:
+        raise ConfigError(f"{key}: {value!r} is out of range; allowed: {allowed}")
+
+
+def chosen_layers(model: Llama, layers: Sequence[int] | None) -> list[int]:
+    """The layers named, or all for None.
+
+    Raises:
+        ConfigError: a layer that the model does not have.
+    """
+    last = model.config.n_layers - 1
+    for layer in layers or ():
+        check(0 <= layer <= last, "layer", layer, f"0 .. {last}")
+    return list(range(last + 1)) if layers is None else list(layers)
+
+
+def weights_of(model: Llama, layer: int) -> AttentionWeights:
+    """The attention weights of one layer."""
+    weights: AttentionWeights = model.blocks[layer].attention.weights  # type: ignore[union-attr, assignment]
+    return weights
+
+
+@contextmanager
+def edited_masks(model: Llama, layers: Sequence[int], edit: Callable[[Mask], Mask]) -> Iterator[None]:
+    """Attention in these layers, and the weights read from them, with an edited mask.
+
+    A compiled model runs uncompiled meanwhile: its graph was traced without the edit.
+    """
+    edits = [weights_of(model, layer).mask_edits for layer in layers]
+    with torch.compiler.set_stance("force_eager"):
+        for of_layer in edits:
+            of_layer.append(edit)
+        try:
+            yield
+        finally:
+            for of_layer in edits:
+                of_layer.remove(edit)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PositionOptions:
+    """One position (of each document), one layer, and how strong the change is."""
+
+    position: int
+    layer: int = 0
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse a position before the first."""
+        check(self.position >= 0, "position", self.position, ">= 0")
+
+
+@contextmanager
+def changed_mixed(model: Llama, options: PositionOptions, change: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
+    """`change(mixed_BTHD, mixed_NHD)` of one layer's mixed values stands at the position instead of mixed_NHD."""
+    (layer,) = chosen_layers(model, [options.layer])
+    masks: list[Mask] = []
+
+    def look(mask: Mask) -> Mask:
+        check(options.position < mask.tokens, "position", options.position, f"0 .. {mask.tokens - 1}, the tokens given")
+        masks[:] = [mask]
+        return mask
+
+    def edit(mixed_BTHD: Tensor) -> Tensor:
+        chosen_BT = (masks[0].position == options.position).expand(mixed_BTHD.shape[:2])
+        changed_BTHD = mixed_BTHD.clone()
+        changed_BTHD[chosen_BT] = change(mixed_BTHD, mixed_BTHD[chosen_BT]).to(mixed_BTHD.dtype)
+        return changed_BTHD
+
+    with edited_masks(model, [layer], look), replace(model, "mixed", edit, layer):
+        yield
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeuronOptions:
+    """Which neurons, and how strong the change is; `layers: null` are all.
+
+    `choose: flagged` takes the super neurons (see the metric `super_neurons`); `random`, the control, as many others of
+    the same layer, drawn by `seed`.
+    """
+
+    layers: list[int] | None = None
+    strength: float = 1.0
+    choose: Literal["flagged", "random"] = "flagged"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse a strength that is no share."""
+        check(0 <= self.strength <= 1, "strength", self.strength, "0 (nothing) .. 1 (whole)")
+
+
+def chosen_neurons(model: Llama, options: NeuronOptions) -> Mapping[int, list[int]]:
+    """The chosen neurons of each layer that has any."""
+    chosen: dict[int, list[int]] = {}
+    for layer in chosen_layers(model, options.layers):
+        flagged, _ = neurons(model.blocks[layer].matrices)  # type: ignore[arg-type]
+        if options.choose == "random":
+            others = sorted(set(range(model.config.d_ff)) - set(flagged))
+            generator = torch.Generator().manual_seed(options.seed * model.config.n_layers + layer)
+            drawn = torch.randperm(len(others), generator=generator)[: len(flagged)].tolist()
+            flagged = sorted(others[place] for place in drawn)
+        if flagged:
+            chosen[layer] = flagged
+    return chosen
