@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sinkpretrain import registry
-from sinkpretrain.attention.base import AttentionWeights, Mask
+from sinkpretrain.attention.base import Mask
 from sinkpretrain.data.windows import Batch
 from sinkpretrain.errors import ConfigError, DataError
-from sinkpretrain.metrics.base import AttentionSummary, Inputs, LayerView, Metric, Sums
-from sinkpretrain.model.llama import Llama, positions
+from sinkpretrain.metrics.base import Arrays, AttentionSummary, Inputs, LayerView, Metric, Sums
+from sinkpretrain.model.llama import Block, Llama
 from sinkpretrain.taps import record, watch
 
 HeldOut = Callable[[int], Iterable[Batch]]
@@ -28,9 +28,9 @@ Reduce = Callable[[Sums], Sums]
 
 
 class Record(NamedTuple):
-    """What a probe found: arrays named `<metric>/<array>`, and the values for metrics.jsonl."""
+    """What a probe found: arrays named `<metric>/<array>` (float64, but for texts), and values for metrics.jsonl."""
 
-    arrays: dict[str, NDArray[np.float64]]
+    arrays: dict[str, NDArray[Any]]
     scalars: dict[str, float]
 
 
@@ -57,9 +57,11 @@ class Probe:
         held_out: gives batches of so many held-out sequences, the same ones each time; it may give fewer where there
             is no more text, and the sums count what there was.
         sequences: held-out sequences for the metrics that do not fix a number.
+        tokens: the length of the held-out sequences; None: the model's context length.
         batch_size: sequences a forward pass; results do not depend on it.
         separator: a token id that random text leaves out, since it may act as a BOS.
         seed: of the random text.
+        token_text: gives the text of a token id, for records of tokens.
 
     Raises:
         ConfigError: an unknown metric, or a size below one.
@@ -71,16 +73,18 @@ class Probe:
         *,
         held_out: HeldOut,
         sequences: int = 16,
+        tokens: int | None = None,
         batch_size: int = 8,
         separator: int | None = None,
         seed: int = 0,
+        token_text: Callable[[int], str] | None = None,
     ) -> None:
-        for name, size in (("sequences", sequences), ("batch_size", batch_size)):
-            if size < 1:
+        for name, size in (("sequences", sequences), ("tokens", tokens), ("batch_size", batch_size)):
+            if size is not None and size < 1:
                 raise ConfigError(f"{name}: {size} is out of range; allowed: >= 1")
         self.metrics: dict[str, Metric] = {name: registry.load("metrics", name)() for name in metrics}
-        self.held_out, self.sequences, self.batch_size = held_out, sequences, batch_size
-        self.separator, self.seed = separator, seed
+        self.held_out, self.sequences, self.tokens, self.batch_size = held_out, sequences, tokens, batch_size
+        self.separator, self.seed, self.token_text = separator, seed, token_text
 
     def run(self, model: Llama, *, rank: int = 0, world: int = 1, reduce: Reduce = lambda sums: sums) -> Record:
         """Measure a model as it stands; it, torch's random numbers and its modes are left as they were.
@@ -97,7 +101,7 @@ class Probe:
         """
         _refuse_narrow(model)
         sums: Sums = {}
-        with _measuring(model):
+        with measuring(model):
             for request, names in self._requests(model).items():
                 sums |= self._add_up(model, request, names, rank, world)
         sums = reduce(sums)
@@ -105,9 +109,12 @@ class Probe:
         for name, metric in self.metrics.items():
             prefix = f"{name}/"
             own = {key.removeprefix(prefix): of.cpu().numpy() for key, of in sums.items() if key.startswith(prefix)}
-            arrays = metric.finish(own)
+            arrays = metric.finish(own | _weighed(model, metric))
             found.arrays.update({f"{name}/{array}": value for array, value in arrays.items()})
             found.scalars.update(metric.scalars(arrays))
+        if self.token_text and "sink_tokens/token" in found.arrays:
+            texts = [self.token_text(int(token)) for token in found.arrays["sink_tokens/token"]]
+            found.arrays["sink_tokens/text"] = np.array(texts)
         return found
 
     def _requests(self, model: Llama) -> dict[Request, list[str]]:
@@ -119,7 +126,8 @@ class Probe:
 
     def _request(self, inputs: Inputs, model: Llama) -> Request:
         context = model.config.context_length
-        tokens = min(inputs.tokens or context, context)
+        longest = min(self.tokens or context, context) if inputs.text == "held_out" else context
+        tokens = min(inputs.tokens or longest, longest)
         least = math.ceil(inputs.tokens_per_channel * model.config.d_model / tokens)
         return Request(inputs.text, tokens, max(inputs.sequences or self.sequences, least))
 
@@ -171,28 +179,42 @@ class Probe:
         return Sequences(tokens_BT, None)
 
 
+def _weighed(model: Llama, metric: Metric) -> Arrays:
+    """What a metric takes from the weights, stacked over layers."""
+    of_layers = [metric.weigh(block.matrices) for block in model.blocks]  # type: ignore[arg-type]
+    return {key: np.stack([of[key].cpu().numpy() for of in of_layers]) for key in of_layers[0]}
+
+
 def measure_layers(
     model: Llama, batch: Sequences, metrics: Iterable[Metric], visit: Callable[[LayerView], None]
-) -> None:
-    """Show each layer to `visit` as the forward pass leaves it, and drop its tensors: one layer's exist at a time."""
+) -> Tensor:
+    """Show each layer to `visit` as the forward pass leaves it, and drop its tensors: one layer's exist at a time.
+
+    Returns the residual stream after the last block, resid_BTC.
+    """
     metrics = list(metrics)
     reads_attention = any(metric.reads_attention for metric in metrics)
     names = {tap for metric in metrics for tap in metric.taps} | ({"q", "k"} if reads_attention else set())
-    position_BT = positions(*batch).expand(batch.tokens_BT.shape)
-    length_BT = document_lengths(position_BT)
     mask = Mask(batch.tokens_BT.shape[1], batch.tokens_BT.device, batch.document_BT)
+    position_BT = mask.position.expand(batch.tokens_BT.shape)
+    length_BT = document_lengths(position_BT)
 
     def leave(layer: int, _: Tensor) -> None:
         taps = {name: recorded[name].pop(layer) for name in names}
-        attention = None
-        if reads_attention:
-            weights: AttentionWeights = model.blocks[layer].attention.weights  # type: ignore[union-attr, assignment]
-            attention = AttentionSummary.of(weights.rows(taps["q"], taps["k"], mask), position_BT, length_BT)
+        block: Block = model.blocks[layer]  # type: ignore[assignment]
+
+        def rows() -> Iterator[tuple[int, Tensor]]:
+            return block.attention.weights.rows(taps["q"], taps["k"], mask)
+
         visit(
             LayerView(
                 layer=layer,
+                tokens_BT=batch.tokens_BT,
+                vocab_size=model.embedding.num_embeddings,
                 taps=taps,
-                attention=attention,
+                matrices=block.matrices,
+                attention=AttentionSummary.of(rows(), position_BT, length_BT) if reads_attention else None,
+                rows=rows,
                 position_BT=position_BT,
                 length_BT=length_BT,
                 has_documents=batch.document_BT is not None,
@@ -203,7 +225,7 @@ def measure_layers(
     with record(model, *sorted(names)) as recorded, ExitStack() as stack:
         for layer in range(model.config.n_layers):
             stack.enter_context(watch(model, "resid_out", partial(leave, layer), layer))
-        model.residual(*batch)
+        return model.residual(*batch)
 
 
 def document_lengths(position_BT: Tensor) -> Tensor:
@@ -214,7 +236,7 @@ def document_lengths(position_BT: Tensor) -> Tensor:
 
 
 @contextmanager
-def _measuring(model: Llama) -> Iterator[None]:
+def measuring(model: Llama) -> Iterator[None]:
     """Evaluation mode, no gradients, no autocast, float32 products in full; all as before at the end."""
     training = [module for module in model.modules() if module.training]
     precision = torch.get_float32_matmul_precision()

@@ -1,5 +1,10 @@
 import json
+import os
 import pydoc_data.topics
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +14,7 @@ from sinkpretrain.config import Config
 from sinkpretrain.mappings import build, merge
 
 CONTEXT = 32
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -64,6 +70,14 @@ def small_mapping(prose_store):
 
 
 @pytest.fixture(scope="session")
+def small_run(tmp_path_factory, small_config):
+    """A finished run of two layers, 12 steps."""
+    from sinkpretrain.training.train import train
+
+    return train(small_config(), tmp_path_factory.mktemp("runs") / "small" / "softmax-s0")
+
+
+@pytest.fixture(scope="session")
 def small_config(small_mapping):
     """`small_mapping` with overrides, built: `small_config({"seed": 1})`."""
 
@@ -71,3 +85,30 @@ def small_config(small_mapping):
         return build(Config, merge(small_mapping, overrides or {}), "")
 
     return make
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory):
+    """A real model, imported: SmolLM2-135M-Instruct as `scripts/fetch_smollm2` brings it. Half a minute."""
+    from sinkpretrain.model.importing import import_model
+
+    environment = {**os.environ, "PYTHON": sys.executable}
+    fetched = subprocess.run([ROOT / "scripts/fetch_smollm2"], capture_output=True, text=True, env=environment)
+    assert fetched.returncode == 0, fetched.stderr
+    return import_model(fetched.stdout.strip(), tmp_path_factory.mktemp("models") / "smollm2")
+
+
+@pytest.fixture(scope="session")
+def prose(smollm2):
+    """Twelve windows of 256 tokens for it, tokens_BT: introductions of Wikipedia articles of the demo corpus."""
+    from sinkpretrain.data.wheels import PackageSource
+    from sinkpretrain.model.load import load_model
+
+    entry = yaml.safe_load((ROOT / "data/demo.yaml").read_text())["sources"][1]
+    source = PackageSource(**{key: entry[key] for key in ("package", "version", "sha256", "members")})
+    with zipfile.ZipFile(source.wheel()) as archive:
+        articles = json.loads(archive.read(entry["members"])).values()
+    _, tokenizer = load_model(smollm2.root)
+    encoded = (tokenizer.encode(article["extract"]).ids for article in articles if len(article["extract"]) > 1200)
+    long = [ids[:256] for ids in encoded if len(ids) >= 256]
+    return torch.tensor(long[:12])

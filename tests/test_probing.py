@@ -8,12 +8,14 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sinkpretrain import registry
+from sinkpretrain.attention.base import ROWS
 from sinkpretrain.config import ProbesConfig
 from sinkpretrain.data.windows import Batch
 from sinkpretrain.errors import ConfigError, DataError
-from sinkpretrain.metrics.base import Metric
+from sinkpretrain.metrics.base import Inputs, Metric
 from sinkpretrain.model.llama import Llama, ModelConfig, weight_rows
 from sinkpretrain.probing import Probe
 
@@ -54,7 +56,7 @@ def test_names_are_those_that_figures_and_records_rely_on(model):
     found = Probe(ProbesConfig().metrics, held_out=held_out).run(model)
     layers = [f"{kind}/layer_{layer:02d}" for kind in ("sink", "rank") for layer in range(2)]
     sinks = [f"sink/{name}{suffix}" for name in ("first_token_mean", "rate") for suffix in ("", "_normalised")]
-    means = [*sinks, "rank/effective_mean", "activation/dominance_mean"]
+    means = [*sinks, "rank/effective_mean", "activation/dominance_mean", "activation/neuron_peak_ratio"]
     assert sorted(found.scalars) == sorted(layers + means)
     assert {key.split("/")[0] for key in found.arrays} == set(ProbesConfig().metrics)
     for key in ("first_token_attention/uniform", "effective_rank/without_first", "positional_variance/discrepancy"):
@@ -181,7 +183,7 @@ def test_equal_needs_share_a_pass(model):
         return held_out(sequences)
 
     Probe(NAMES, held_out=counted, sequences=16).run(model)
-    assert sorted(asked) == [16, 100]
+    assert sorted(asked) == [16, 16, 100]  # the whole context, its first 64 tokens, those of 100 sequences
 
 
 def test_effective_rank_takes_the_text_it_needs():
@@ -191,6 +193,63 @@ def test_effective_rank_takes_the_text_it_needs():
         ["effective_rank", "dominance_ratio"], held_out=lambda n: [Batch(tokens_of(n)[:, :16], None, None)], sequences=1
     )
     assert short.run(model).arrays["effective_rank/tokens"] == 128
+
+
+@pytest.mark.parametrize("has_documents", [False, True])
+def test_tokens_cuts_the_windows(model, has_documents):
+    """Records of windows cut to 20 tokens are those of windows that have no more."""
+
+    def text(length):
+        document_T = torch.arange(length) // 7 if has_documents else None
+        for batch in held_out(16):
+            documents = None if document_T is None else document_T.expand(len(batch.tokens_BT), -1)
+            yield Batch(batch.tokens_BT[:, :length], batch.targets_BT[:, :length], documents)
+
+    names = [name for name in NAMES if registry.load("metrics", name).inputs.text == "held_out"]
+    cut = Probe(names, held_out=lambda _: text(TOKENS), tokens=20).run(model).arrays
+    assert_same(cut, Probe(names, held_out=lambda _: text(20), tokens=20).run(model).arrays, rtol=0)
+    assert cut["attention_score/score"].shape == (2, 2, 20)
+    assert cut["attention_map/raw"].shape == (2, 20, 20)
+    assert np.isnan(cut["attention_map/raw"][:, 7:]).all() == has_documents
+
+
+def test_tokens_beyond_what_a_metric_reads_change_nothing_for_it(model):
+    for tokens in (64, 70, TOKENS, None, 1000):
+        found = Probe(["attention_map", "value_norm"], held_out=held_out, tokens=tokens).run(model).arrays
+        assert found["attention_map/raw"].shape == (2, 64, 64)
+
+
+def test_tokens_is_not_about_random_text(model):
+    found = Probe(["positional_variance"], held_out=held_out, tokens=20).run(model).arrays
+    assert found["positional_variance/mixed"].shape == (2, TOKENS)
+
+
+def test_shorter_windows_are_more_for_effective_rank(model):
+    """Four tokens a channel: 32 of them in windows of 5 tokens are 7 windows, of 20 tokens 2."""
+    asked = []
+
+    def counted(sequences):
+        asked.append(sequences)
+        return held_out(sequences)
+
+    counts = [
+        Probe(["effective_rank"], held_out=counted, sequences=1, tokens=tokens)
+        .run(model)
+        .arrays["effective_rank/tokens"]
+        for tokens in (5, 20)
+    ]
+    assert asked == [7, 2]
+    assert counts == [35, 40]
+
+
+def test_texts_of_sink_tokens_are_beside_their_ids(model):
+    probe = Probe(["sink_tokens", "value_norm"], held_out=held_out, token_text=lambda token: f"<{token}>")
+    arrays = probe.run(model).arrays
+    ids = arrays["sink_tokens/token"].astype(int).tolist()
+    assert arrays["sink_tokens/text"].tolist() == [f"<{token}>" for token in ids]
+    assert len(set(ids)) == 32
+    for other in (Probe(["sink_tokens"], held_out=held_out), Probe(["value_norm"], held_out=held_out, token_text=str)):
+        assert "sink_tokens/text" not in other.run(model).arrays
 
 
 def test_sink_rate_reads_the_first_64_tokens(model):
@@ -251,11 +310,80 @@ def test_one_layers_tensors_exist_at_a_time(model):
     assert probe.run(model).arrays["spy/count"].tolist() == [4.0, 4.0]  # batches: 1, then 2 and 1, then 1
 
 
+class Largest(TorchDispatchMode):
+    """The size of the largest tensor that any operation gave, and of the most blocks of weights alive together."""
+
+    def __init__(self, block):
+        super().__init__()
+        self.block, self.blocks = block, weakref.WeakSet()
+        self.largest = self.most_blocks = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given = func(*args, **(kwargs or {}))
+        if isinstance(given, torch.Tensor) and not func.is_view:
+            self.largest = max(self.largest, given.numel())
+            if (
+                given.shape == self.block and func is torch.ops.aten.constant_pad_nd.default
+            ):  # a block as `rows` gives it
+                self.blocks.add(given)
+                self.most_blocks = max(self.most_blocks, len(self.blocks))
+        return given
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if registry.load("metrics", name).reads_attention])
+def test_no_map_of_all_heads_exists(name):
+    """Neither one T x T tensor of all heads nor the blocks that it would be made of, also where a metric reads them."""
+    heads, tokens = 4, 4 * ROWS
+    size = {"n_layers": 1, "n_heads": heads, "d_model": 16, "d_ff": 16, "context_length": tokens}
+    model = Llama(ModelConfig(vocab_size=VOCABULARY, **size))
+    text_BT = torch.randint(VOCABULARY, (1, tokens), generator=torch.Generator().manual_seed(5))
+    probe = Probe([name], held_out=lambda _: [Batch(text_BT, text_BT, None)], sequences=1)
+    probe.metrics[name].inputs = Inputs()  # the whole context, whatever the metric asks for
+    with Largest((1, heads, ROWS, tokens)) as watched:
+        probe.run(model)
+    assert watched.largest <= heads * ROWS * tokens
+    assert 1 <= watched.most_blocks <= 2  # the one in hand while the next is made
+
+
+def test_a_metric_sees_the_weights_of_its_layer_and_the_tokens_of_its_batch(model):
+    class Spy(Metric):
+        reads_attention = True
+        arrays = {}  # noqa: RUF012
+        seen: list = []  # noqa: RUF012
+
+        def measure(self, view):
+            block = model.blocks[view.layer]
+            assert torch.equal(view.matrices["w_q"], block.attention.w_q.weight)
+            assert torch.equal(view.matrices["w_down"], block.mlp.w_down.weight)
+            assert view.vocab_size == VOCABULARY
+            [(row, weights_BHTS)] = view.rows()
+            assert row == 0
+            self.seen.append((view.layer, view.tokens_BT, weights_BHTS))
+            return {"count": torch.ones((), dtype=torch.float64)}
+
+        def weigh(self, matrices):
+            return {"down": matrices["w_down"].double().sum()}
+
+        def finish(self, sums):
+            return sums
+
+    probe = Probe([], held_out=held_out, sequences=5, batch_size=2)
+    probe.metrics["spy"] = Spy()
+    found = probe.run(model).arrays
+    assert found["spy/down"].tolist() == [block.mlp.w_down.weight.double().sum().item() for block in model.blocks]
+    for layer in range(2):
+        tokens, weights = zip(*(seen for of, *seen in Spy.seen if of == layer), strict=True)
+        [(_, expected_BHTS)] = weight_rows(model, tokens_of(5), layer)
+        assert torch.equal(torch.cat(tokens), tokens_of(5))
+        torch.testing.assert_close(torch.cat(weights), expected_BHTS)
+
+
 def test_refusals_say_what_to_do(model):
     with pytest.raises(ConfigError, match=r"choose one of .*sink_rate"):
         Probe(["sink_rat"], held_out=held_out)
-    with pytest.raises(ConfigError, match="batch_size: 0"):
-        Probe(["sink_rate"], held_out=held_out, batch_size=0)
+    for name in ("batch_size", "sequences", "tokens"):
+        with pytest.raises(ConfigError, match=f"{name}: 0"):
+            Probe(["sink_rate"], held_out=held_out, **{name: 0})
     with pytest.raises(DataError, match="no held-out text"):
         Probe(["sink_rate"], held_out=lambda _: []).run(model)
     with pytest.raises(ConfigError, match=r"bfloat16.*model\.float\(\)"):

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sinkpretrain.data.tokenizer import load_tokenizer
+from sinkpretrain.data.tokenizer import load_tokenizer, token_text
 from sinkpretrain.errors import DataError
 from sinkpretrain.runs import file_sha256
 
@@ -89,6 +89,7 @@ class TokenStore:
         self.manifest = manifest
         self.fingerprint = fingerprint  # SHA-256 of manifest.json, and through it of every file
         self._streams: dict[str, TokenStream] = {}
+        self._tokenizer: Any = None
 
     def __repr__(self) -> str:
         return f"TokenStore({str(self.root)!r})"
@@ -139,6 +140,12 @@ class TokenStore:
     def tokenizer(self) -> Any:
         """The tokenizer that made the store, a `tokenizers.Tokenizer`."""
         return load_tokenizer(self.root / TOKENIZER)
+
+    def token_text(self, token: int) -> str:
+        """What one token reads."""
+        if self._tokenizer is None:
+            self._tokenizer = self.tokenizer()
+        return token_text(self._tokenizer, token)
 
     def tokens(self, split: str) -> TokenStream:
         """The stream of `train` or `validation`, separators included."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from sinkpretrain.errors import ConfigError, DataError
 
@@ -157,10 +157,22 @@ def load_tokenizer(path: Path) -> Tokenizer:
         raise DataError(f"{path}: there is no such tokenizer file") from None
     except Exception as error:  # tokenizers raises Exception itself
         raise DataError(f"{path}: cannot be read as a tokenizer.json ({_first_line(error)})") from None
+    return text_only(tokenizer)
+
+
+def text_only(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer, changed to give the tokens of a text and nothing else, as `load_tokenizer` says."""
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
+    if tokenizer.num_special_tokens_to_add(is_pair=False):
+        tokenizer.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B")
     return tokenizer
+
+
+def token_text(tokenizer: Tokenizer, token: int) -> str:
+    """What one token reads, special ones too; a byte that is no character by itself reads as a replacement sign."""
+    return str(tokenizer.decode([token], skip_special_tokens=False))
 
 
 def vocabulary_size(tokenizer: Tokenizer) -> int:

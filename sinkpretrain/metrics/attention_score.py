@@ -36,13 +36,10 @@ class AttentionScore(Metric):
         assert view.attention is not None
         attention = view.attention
         has_mass_BHS = attention.queries_normalised_BHS > 0
-        paper_B1S = ALPHA / view.length_BT[:, None]
-        null_B1S = ALPHA * uniform_score(view.position_BT, view.length_BT)[:, None]
         counted = {
             "score": attention.score_BHS,
             "score_normalised": attention.score_normalised_BHS,
-            "flagged": above(attention.score_BHS, paper_B1S),
-            "flagged_causal_null": above(attention.score_BHS, null_B1S),
+            **sink_flags(view),
             "count": torch.ones_like(has_mass_BHS),
             "has_mass": has_mass_BHS,
         }
@@ -52,6 +49,16 @@ class AttentionScore(Metric):
         """Means over sequences."""
         counts = {name: sums["has_mass" if name == "score_normalised" else "count"] for name in self.arrays}
         return {name: mean(sums[name], counts[name]) for name in self.arrays}
+
+
+def sink_flags(view: LayerView) -> dict[str, Tensor]:
+    """1 where a position is a sink of a head, [B, H, S]: by ACT's rule (`flagged`), and by `flagged_causal_null`."""
+    assert view.attention is not None
+    null_BS = uniform_score(view.position_BT, view.length_BT)
+    return {
+        "flagged": above(view.attention.score_BHS, ALPHA / view.length_BT[:, None]),
+        "flagged_causal_null": above(view.attention.score_BHS, ALPHA * null_BS[:, None]),
+    }
 
 
 def uniform_score(position_BT: Tensor, length_BT: Tensor) -> Tensor:

@@ -1,11 +1,12 @@
 """The base of metrics: what a metric is shown of one layer, what it adds up, and how that becomes a record.
 
 Shapes use B batch, T query positions, S key positions, R a block of query rows, H query heads, L layers. X is any
-further axis of one position's values: none, heads or channels.
+further axis of one position's values: none, heads or channels. The arrays of records further use G key-value heads,
+C model width, F feed-forward neurons, K entries of a list, E edges of K bins.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -93,8 +94,12 @@ class LayerView:
     """One layer on one batch, as a metric sees it."""
 
     layer: int
+    tokens_BT: Tensor
+    vocab_size: int
     taps: dict[str, Tensor]  # the metric's own among them
+    matrices: Mapping[str, Tensor]  # `Block.matrices`
     attention: AttentionSummary | None  # None where no metric of the pass reads attention
+    rows: Callable[[], Iterator[tuple[int, Tensor]]]  # blocks of weights (first row, weights_BHRS), where attention is
     position_BT: Tensor  # within the position's own document
     length_BT: Tensor  # N: tokens of that document inside the window
     has_documents: bool  # whether the documents of a window are masked from each other
@@ -120,9 +125,13 @@ class Metric(ABC):
     def measure(self, view: LayerView) -> Sums:
         """Sums and counts of one layer and batch, in float64, that may be added over batches and ranks."""
 
+    def weigh(self, matrices: Mapping[str, Tensor]) -> Sums:
+        """What the metric takes from the weights of one layer: once, not added up over batches or ranks."""
+        return {}
+
     @abstractmethod
     def finish(self, sums: Arrays) -> Arrays:
-        """The arrays of the record, from the sums over everything, stacked over layers (a leading L)."""
+        """The arrays of the record, from the sums over everything and what `weigh` gave, stacked over layers (L)."""
 
     def scalars(self, arrays: Arrays) -> dict[str, float]:
         """What goes to metrics.jsonl, from the arrays of the record."""

@@ -3,7 +3,7 @@
 Shapes use B batch, T query positions, S key positions, H query heads.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -11,30 +11,44 @@ import torch
 from torch import Tensor
 
 from sinkpretrain import registry
+from sinkpretrain.attention.base import Mask
 from sinkpretrain.metrics.base import Arrays, AttentionSummary, LayerView
-from sinkpretrain.model.llama import positions
 from sinkpretrain.probing import document_lengths
 
 ROWS = 5  # rows a block, so that hand-made weights come in several blocks
+VOCABULARY = 50
 
 
 @pytest.fixture
 def make_view() -> Callable[..., LayerView]:
-    """Builds what a metric sees: weights_BHTS, tensors by tap, and documents."""
+    """Builds what a metric sees: weights_BHTS, tensors by tap, documents, tokens and the layer's matrices."""
 
-    def make(weights_BHTS: Tensor | None = None, document_BT: Tensor | None = None, **taps: Tensor) -> LayerView:
+    def make(
+        weights_BHTS: Tensor | None = None,
+        document_BT: Tensor | None = None,
+        *,
+        tokens_BT: Tensor | None = None,
+        matrices: dict[str, Tensor] | None = None,
+        **taps: Tensor,
+    ) -> LayerView:
         some = weights_BHTS[:, 0, :, 0] if weights_BHTS is not None else next(iter(taps.values()))
-        tokens_BT = torch.zeros(some.shape[0], some.shape[1], dtype=torch.long)
-        position_BT = positions(tokens_BT, document_BT).expand(tokens_BT.shape)
+        if tokens_BT is None:
+            tokens_BT = torch.zeros(some.shape[0], some.shape[1], dtype=torch.long)
+        position_BT = Mask(tokens_BT.shape[1], tokens_BT.device, document_BT).position.expand(tokens_BT.shape)
         length_BT = document_lengths(position_BT)
-        attention = None
-        if weights_BHTS is not None:
-            rows = ((first, weights_BHTS[:, :, first : first + ROWS]) for first in range(0, tokens_BT.shape[1], ROWS))
-            attention = AttentionSummary.of(rows, position_BT, length_BT)
+
+        def rows() -> Iterator[tuple[int, Tensor]]:
+            for first in range(0, weights_BHTS.shape[2], ROWS):
+                yield first, weights_BHTS[:, :, first : first + ROWS]
+
         return LayerView(
             layer=0,
+            tokens_BT=tokens_BT,
+            vocab_size=VOCABULARY,
             taps=taps,
-            attention=attention,
+            matrices=matrices or {},
+            attention=None if weights_BHTS is None else AttentionSummary.of(rows(), position_BT, length_BT),
+            rows=rows,
             position_BT=position_BT,
             length_BT=length_BT,
             has_documents=document_BT is not None,
@@ -51,7 +65,8 @@ def measured() -> Callable[..., Arrays]:
         metric = registry.load("metrics", name)()
         sums = [metric.measure(view) for view in views]
         total = {key: np.stack([sum(part[key] for part in sums).numpy()]) for key in sums[0]}
-        arrays = metric.finish(total)
+        weighed = {key: np.stack([value.numpy()]) for key, value in metric.weigh(views[0].matrices).items()}
+        arrays = metric.finish(total | weighed)
         assert arrays.keys() == metric.arrays.keys()
         return {key: value[0] if metric.arrays[key].startswith("L") else value for key, value in arrays.items()}
 

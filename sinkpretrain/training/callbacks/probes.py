@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sinkpretrain.data.windows import Batch
 from sinkpretrain.probing import Probe
+from sinkpretrain.records import about_held_out
 from sinkpretrain.runs import Run
 from sinkpretrain.training.callbacks.base import StepCallback, is_due
 from sinkpretrain.training.module import PretrainModule
@@ -52,8 +53,9 @@ class Probes(StepCallback):
             sequences=module.config.probes.windows,
             batch_size=module.config.micro_batch_size,
             separator=datamodule.store.separator,
+            token_text=datamodule.store.token_text,
         )
         result = probe.run(module.model, rank=trainer.global_rank, world=trainer.world_size, reduce=reduce)
         module.row |= result.scalars
         if trainer.is_global_zero:
-            self.run.write_probe(module.step, result.arrays)
+            self.run.write_probe(module.step, result.arrays, about_held_out(module.config))
