@@ -4,6 +4,7 @@
 <run>/config.yaml  environment.json  data_manifest.json  status.json  metrics.jsonl
 <run>/probes/step_00000512.npz   arrays named <metric>/<array>, by layer, head or position
 <run>/checkpoints/step_00001000/
+<run>/interventions/isolate_position.json   what an intervention and its controls moved
 ```
 Every file but `metrics.jsonl`, which is appended to, appears whole or not at all.
 """
@@ -24,6 +25,7 @@ import yaml
 from sinkpretrain.config import Config
 from sinkpretrain.errors import ConfigError, DataError, ResumeError
 from sinkpretrain.mappings import build, difference, read_yaml, to_mapping
+from sinkpretrain.records import ABOUT
 
 State = Literal["running", "done", "failed", "preempted"]
 
@@ -93,6 +95,16 @@ class Run:
     def checkpoints(self) -> Path:
         """The folder of checkpoints."""
         return self.root / "checkpoints"
+
+    @property
+    def source_path(self) -> Path:
+        """Where a model that was imported, not trained here, came from; there is no such file in other runs."""
+        return self.root / "source.json"
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """The tokenizer of an imported model; that of a trained one is in its token store."""
+        return self.root / "tokenizer.json"
 
     @property
     def name(self) -> str:
@@ -229,10 +241,49 @@ class Run:
         with np.load(self.probe_path(steps[-1] if step is None else step), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
 
-    def write_probe(self, step: int, arrays: dict[str, np.ndarray]) -> None:
-        """Write the probe record of a step, whole or not at all."""
+    def intervention_path(self, name: str) -> Path:
+        """Where the record of an intervention is."""
+        return self.root / "interventions" / f"{name}.json"
+
+    def interventions(self) -> list[str]:
+        """Names of the interventions with a record, sorted."""
+        return sorted(path.stem for path in self.root.glob("interventions/*.json"))
+
+    def intervention(self, name: str) -> dict[str, Any]:
+        """The record of an intervention: `about`, and `rows`, one for each condition and seed of text.
+
+        Raises:
+            DataError: no such record, or one that is not JSON.
+        """
+        path = self.intervention_path(name)
+        if not path.is_file():
+            raise DataError(f"{path}: no such record; make it with sinkpretrain intervene {self.root} --with {name}")
+        try:
+            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}: is not JSON ({error}); the record was altered") from None
+        return record
+
+    def write_probe(self, step: int, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
+        """Write the probe record of a step, whole or not at all; `about` says on which text it was measured."""
         path = self.probe_path(step)
+        arrays = {**arrays, ABOUT: np.array(json.dumps(about))}
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp.npz")
         np.savez(temporary, **arrays)  # type: ignore[arg-type]
         os.replace(temporary, path)
+
+    def add_probe(self, step: int, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
+        """Add arrays to the probe record of a step, in place of those of the same name.
+
+        Raises:
+            ConfigError: the record is of another text, so that its metrics could not be read together.
+        """
+        before = self.probe(step) if step in self.probe_steps() else {}
+        if before and (changed := difference(json.loads(str(before[ABOUT])), about)):
+            listed = "; ".join(f"{key} was {old!r}, is {new!r}" for key, (old, new) in changed.items())
+            raise ConfigError(
+                f"{self.probe_path(step)}: was measured on another text ({listed}); give --out FOLDER for a record of "
+                "its own, or delete that file"
+            )
+        self.write_probe(step, {**before, **arrays}, about)

@@ -1,6 +1,7 @@
 """The command line as a user meets it: real processes, exit codes, one sentence an error."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from sinkpretrain import checkpoints
@@ -15,7 +17,7 @@ from sinkpretrain.cli import run
 from sinkpretrain.runs import Run
 
 ROOT = Path(__file__).parents[1]
-VERBS = ("prepare", "train", "sweep", "plot", "report", "doctor")
+VERBS = ("prepare", "train", "sweep", "import", "export", "probe", "intervene", "plot", "report", "doctor")
 
 
 @pytest.fixture
@@ -186,17 +188,119 @@ def test_two_processes_train_as_one_with_two_micro_batches(config_file, tmp_path
 
 
 def test_a_folder_of_runs_means_its_runs_in_the_order_they_began(config_file, tmp_path):
-    from sinkpretrain.cli import _runs
+    from sinkpretrain.cli.results import runs_of
 
     for variant in ("softmax", "sigmoid", "head_rmsnorm"):
         arguments = ["train", "--config", config_file, "--tokens", "256", "--out", tmp_path / "runs" / variant]
         assert run([str(argument) for argument in arguments]) == 0
-    assert [found.root.name for found in _runs([tmp_path / "runs"])] == ["softmax", "sigmoid", "head_rmsnorm"]
-    assert [found.root.name for found in _runs([tmp_path / "runs" / "sigmoid", tmp_path / "runs"])] == [
+    assert [found.root.name for found in runs_of([tmp_path / "runs"])] == ["softmax", "sigmoid", "head_rmsnorm"]
+    assert [found.root.name for found in runs_of([tmp_path / "runs" / "sigmoid", tmp_path / "runs"])] == [
         "sigmoid",
         "softmax",
         "head_rmsnorm",
     ]
+
+
+@pytest.fixture
+def probed(small_run, tmp_path):
+    """A copy of the small run, to keep records in."""
+    return Run(shutil.copytree(small_run.root, tmp_path / "small"))
+
+
+def test_probe_adds_to_the_records_of_every_checkpoint(probed, capsys):
+    arguments = ["probe", str(probed.root), "--checkpoint", "8", "12", "--metrics", "key_alignment", "value_norm"]
+    assert run([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found["scalars"]) == ["8", "12"]
+    assert found["records"] == [str(probed.probe_path(step)) for step in (8, 12)]
+    assert found["scalars"]["12"]["text/loss"] < found["scalars"]["8"]["text/loss"]
+    record = probed.probe(12)
+    assert record["key_alignment/alignment"].shape == (2, 2)
+    assert "effective_rank/all" in record, "what training recorded stays"
+    assert run(arguments) == 0
+    assert "text/perplexity" in capsys.readouterr().out
+
+
+def test_probe_on_other_text_has_a_folder_of_its_own(probed, prose_recipe, tmp_path, capsys):
+    arguments = ["probe", str(probed.root), "--text", str(prose_recipe), "--tokens", "24"]
+    arguments += ["--metrics", "sink_tokens", "attention_map"]
+    code, said = refused(capsys, *arguments)
+    assert code == 2
+    assert "was measured on another text" in said
+    assert run([*arguments, "--out", str(tmp_path / "prose")]) == 0
+    record = Run(tmp_path / "prose").probe(12)
+    assert json.loads(str(record["about"]))["text"] == str(prose_recipe)
+    assert len(record["sink_tokens/text"]) == 32
+    assert Run(tmp_path / "prose").config().variant == "prose"
+    assert run(["plot", "attention_map", str(tmp_path / "prose")]) == 0
+
+
+def test_intervene_prints_a_table_and_writes_a_record(probed, capsys):
+    arguments = ["intervene", str(probed.root), "--with", "amplify_variance", "--layer", "1", "--position", "4"]
+    arguments += ["--strength", "1", "6", "--tokens", "16", "--sequences", "4", "--seeds", "2"]
+    assert run(arguments) == 0
+    shown = capsys.readouterr()
+    assert "amplify_variance 6 at 4" in shown.out
+    assert "random_direction 5 at 4" in shown.out
+    assert "text sample 2 of 2" in shown.err
+    record = probed.intervention("amplify_variance")
+    assert record["about"]["layers"] == [1]
+    assert len(record["rows"]) == 2 * 7
+    assert run([*arguments, "--no-controls", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["rows"]) == 2 * 3
+    assert run(["plot", "amplify_variance", str(probed.root)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["probe", "RUN", "--metrics", "sink"], 2, "metrics: there is no 'sink'; choose one of attention_map"),
+        (["probe", "RUN", "--checkpoint", "7"], 5, "manifest.json is missing"),
+        (["probe", "RUN", "--tokens", "33"], 2, "--tokens: 33 is out of range; allowed: 2 .. 32"),
+        (["probe", "RUN", "--text", "none.txt"], 3, "none.txt: there is no such text"),
+        pytest.param(
+            *(["probe", "RUN", "--device", "cuda"], 2, "cuda is not there; use cpu"),
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+        (["probe", "RUN", "--batch-size", "0"], 2, "batch_size: 0 is out of range"),
+        (["probe", "nowhere"], 2, "nowhere: does not exist; give a run folder"),
+        (["intervene", "RUN", "--with", "isolate"], 2, "'isolate' is not one of isolate_position"),
+        (["intervene", "RUN", "--with", "isolate_position", "--layer", "5", "--tokens", "16"], 2, "layer: 5"),
+        (["intervene", "RUN", "--with", "isolate_position", "--checkpoint", "all"], 2, "intervene takes one"),
+        (["intervene", "RUN", "--with", "ablate_super_neurons", "--tokens", "16"], 2, "has no super neuron"),
+        (["import", "nowhere", "OUT"], 2, "nowhere: does not exist"),
+        (["export", "nowhere", "OUT"], 2, "is not a run folder"),
+        (["plot", "all", "RUN", "--layer", "1"], 2, "--layer: has a meaning for one figure"),
+        (["plot", "validation_loss", "RUN", "--layer", "1"], 2, "'validation_loss' has no such option"),
+        (["plot", "super_neurons", "RUN", "--layer", "4"], 2, "4"),
+    ],
+)
+def test_bad_input_to_the_verbs_of_models_is_one_sentence(probed, tmp_path, capsys, arguments, code, message):
+    places = {"RUN": probed.root, "OUT": tmp_path / "out"}
+    found, said = refused(capsys, *(places.get(argument, argument) for argument in arguments))
+    assert message in said
+    assert found == code
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_goes_out_to_hugging_face_and_comes_back(probed, tmp_path, capsys):
+    pytest.importorskip("transformers", reason="export needs the extra 'hub'")
+    assert run(["export", str(probed.root), "--to", "hf", str(tmp_path / "hf")]) == 0
+    assert run(["import", str(tmp_path / "hf"), str(tmp_path / "back"), "--json"]) == 0
+    capsys.readouterr()
+    metrics = ["--metrics", "dominance_ratio", "--sequences", "8", "--json"]
+    assert refused(capsys, "probe", tmp_path / "back", *metrics)[0] == 2
+    (tmp_path / "text.txt").write_text((ROOT / "README.md").read_text())
+    text = ["--text", str(tmp_path / "text.txt")]
+    assert run(["probe", str(tmp_path / "back"), *metrics, *text]) == 0
+    back = json.loads(capsys.readouterr().out)["scalars"]["0"]
+    assert run(["probe", str(probed.root), *metrics, *text, "--out", str(tmp_path / "own")]) == 0
+    own = json.loads(capsys.readouterr().out)["scalars"]["12"]
+    assert back["activation/dominance_mean"] == pytest.approx(own["activation/dominance_mean"], rel=1e-5)
+    assert back["text/loss"] == pytest.approx(own["text/loss"], rel=1e-5)
+    code, said = refused(capsys, "train", "--resume", tmp_path / "back")
+    assert code == 5
+    assert "import" in said
 
 
 def test_debug_shows_the_traceback(capsys):

@@ -133,7 +133,7 @@ def test_a_torn_last_line_is_left_out_and_a_torn_middle_line_refused(run):
 def test_cut_drops_what_came_after(run):
     for step in range(1, 6):
         run.append_metrics({"step": step})
-        run.write_probe(step, {"x": np.zeros(1)})
+        run.write_probe(step, {"x": np.zeros(1)}, {"text": "some"})
     run.cut_metrics(3)
     assert [row["step"] for row in run.metrics()] == [1, 2, 3]
     assert run.probe_steps() == [1, 2, 3]
@@ -146,12 +146,13 @@ def test_probes(run):
     with pytest.raises(DataError, match="no probe record; there are none"):
         run.probe()
     for step in (512, 4):
-        run.write_probe(step, {"sink_rate/rate": np.array([step / 2]), "effective_rank/rank": np.arange(step)})
+        arrays = {"sink_rate/rate": np.array([step / 2]), "effective_rank/rank": np.arange(step)}
+        run.write_probe(step, arrays, {"text": "some"})
     assert run.probe_path(512).name == "step_00000512.npz"
     assert run.probe_steps() == [4, 512]
     assert run.probe()["sink_rate/rate"].tolist() == [256.0]
     assert run.probe(4)["effective_rank/rank"].tolist() == [0, 1, 2, 3]
-    assert set(run.probe(4)) == {"sink_rate/rate", "effective_rank/rank"}
+    assert set(run.probe(4)) == {"sink_rate/rate", "effective_rank/rank", "about"}
     with pytest.raises(DataError, match=r"no probe record of step 8; there are \[4, 512\]"):
         run.probe(8)
     assert len(list(run.probe_path(4).parent.iterdir())) == 2, "no temporary file stays"

@@ -6,7 +6,8 @@ Shapes: B windows, T positions.
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -14,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sinkpretrain.config import Config
-from sinkpretrain.data.store import TokenStore
 from sinkpretrain.errors import DataError
 
 IGNORED = -100  # the target that torch's cross-entropy leaves out
@@ -29,6 +29,21 @@ class Batch(NamedTuple):
     tokens_BT: Tensor
     targets_BT: Tensor
     document_BT: Tensor | None
+
+
+class Tokens(Protocol):
+    """What windows are cut from: a token store, or text in memory."""
+
+    @property
+    def root(self) -> Path:
+        """Where it is, for messages."""
+
+    @property
+    def separator(self) -> int:
+        """Id of the token between documents."""
+
+    def tokens(self, split: str) -> Any:
+        """The stream of a split: has a length, and slices that are arrays of token ids."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +63,7 @@ class Windows:
         DataError: the split is too short for a single window.
     """
 
-    store: TokenStore
+    store: Tokens
     split: str
     context_length: int
     bos: Literal["none", "document", "window"] = "none"
@@ -65,7 +80,7 @@ class Windows:
             )
 
     @classmethod
-    def of(cls, store: TokenStore, split: str, config: Config) -> "Windows":
+    def of(cls, store: Tokens, split: str, config: Config) -> "Windows":
         """The windows that a run's configuration asks for."""
         data = config.data
         return cls(

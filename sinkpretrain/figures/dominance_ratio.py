@@ -1,4 +1,4 @@
-"""Dominance ratio of the first token by layer (2605.06611, Fig. 14)."""
+"""Dominance ratio of the first token by layer (2605.06611, Figs. 11 and 14)."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Effective rank of the hidden states by layer (2605.06611, Fig. 15)."""
+"""Effective rank of the hidden states by layer (2605.06611, Figs. 15 and 21)."""
 
 from collections.abc import Sequence
 

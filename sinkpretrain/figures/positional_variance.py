@@ -1,4 +1,4 @@
-"""Variance over the batch by position, on random tokens: the first link of the chain (2605.06611, Figs. 7 and 23)."""
+"""Variance by position over random tokens: the first link of the chain (2605.06611, Figs. 7 right and 23)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from sinkpretrain.errors import ConfigError
 from sinkpretrain.figures.base import Figure
 from sinkpretrain.figures.base.arms import (
     Arm,
@@ -22,6 +21,7 @@ from sinkpretrain.figures.base.arms import (
     no_record,
     probed_at,
 )
+from sinkpretrain.figures.base.layers import layer_of
 from sinkpretrain.figures.base.legend import legend
 from sinkpretrain.figures.base.style import GREY, canvas, draw_arm, log_axis, plain
 from sinkpretrain.runs import Run
@@ -125,9 +125,7 @@ class PositionalVariance(Figure):
         value_LT = record[array].astype(np.float64)
         if self.layer is None:
             return value_LT.mean(axis=0)
-        if not 0 <= self.layer < len(value_LT):
-            raise ConfigError(f"layer: {self.layer} is not in {run.name}, whose layers are 0 to {len(value_LT) - 1}")
-        return value_LT[self.layer]
+        return layer_of(value_LT, self.layer, run)
 
 
 def _brief(ratios: Sequence[float]) -> str:

@@ -1,4 +1,4 @@
-"""Norm of the first token beside the attention it draws, by layer (2605.06611, Fig. 3)."""
+"""Norm of the first token beside the attention it draws, by layer (2605.06611, Figs. 3 and 18)."""
 
 from collections.abc import Sequence
 

@@ -63,10 +63,20 @@ def arms_of(runs: Sequence[Run]) -> list[Arm]:
     return [Arm(name=name, runs=tuple(of), place=place) for place, (name, of) in enumerate(grouped.items())]
 
 
-def no_record(arms: Iterable[Arm], what: str) -> DataError:
-    """The error for runs of which none recorded `what`."""
-    names = ", ".join(run.name for arm in arms for run in arm.runs)
-    return DataError(f"{what}: not recorded by {names}; train further, or name its metric in probes.metrics")
+class MissingRecord(DataError):
+    """None of the runs recorded `what` a figure is drawn from; `remedy` is what makes the record."""
+
+    def __init__(self, arms: Iterable[Arm], what: str, remedy: str) -> None:
+        names = ", ".join(run.name for arm in arms for run in arm.runs)
+        super().__init__(f"{what}: not recorded by {names}; {remedy}")
+        self.what, self.remedy = what, remedy
+
+
+def no_record(arms: Iterable[Arm], what: str) -> MissingRecord:
+    """The error for runs of which none recorded `what`: a metric over training, or something of a probe."""
+    if what.startswith("metric "):
+        return MissingRecord(arms, what, "train further, with probes where it is theirs")
+    return MissingRecord(arms, what, "measure it with sinkpretrain probe RUN, or name its metric in probes.metrics")
 
 
 def series_curves(arm: Arm, metric: str, x: Axis) -> list[Curve]:
@@ -81,8 +91,11 @@ def series_curves(arm: Arm, metric: str, x: Axis) -> list[Curve]:
 
 def last_probe(run: Run, array: str) -> np.ndarray | None:
     """An array of a run's last probe record, in float64; None where there is none."""
-    record = run.probe() if run.probe_steps() else {}
-    return np.asarray(record[array], dtype=np.float64) if array in record else None
+    steps = run.probe_steps()
+    if not steps:
+        return None
+    with np.load(run.probe_path(steps[-1]), allow_pickle=False) as record:  # reads the one array, not all
+        return np.asarray(record[array], dtype=np.float64) if array in record.files else None
 
 
 def furthest(arm: Arm) -> list[Run]:
@@ -140,6 +153,8 @@ def probed_at(arms: Sequence[Arm]) -> str:
     steps = sorted({run.probe_steps()[-1] for run in drawn})
     if not steps:
         raise no_record(arms, "a probe record")
+    if steps == [0] and all(run.source_path.is_file() for run in drawn):
+        return "as imported"
     place = f"step {steps[0]:,}" if len(steps) == 1 else f"steps {steps[0]:,} to {steps[-1]:,}, not equal"
     probed_runs = sum(bool(run.probe_steps()) for arm in arms for run in arm.runs)
     return f"after {place}{_left_out(probed_runs - len(drawn))}"

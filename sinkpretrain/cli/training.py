@@ -1,0 +1,106 @@
+"""The verbs that make runs: prepare, train, sweep."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from sinkpretrain.cli.verb import add_verb, show
+from sinkpretrain.errors import ConfigError
+
+
+def add(verbs: Any) -> None:
+    """Add the parsers of these verbs."""
+    prepare = add_verb(verbs, "prepare", _prepare, "text -> token store")
+    prepare.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
+    prepare.add_argument("--out", type=Path, help="folder of the store (default: beside the recipe, named after it)")
+
+    train = add_verb(verbs, "train", _train, "one run; --a.b VALUE overrides the key a.b", overrides=True)
+    train.add_argument("--config", type=Path, metavar="C.yaml")
+    train.add_argument("--seed", type=int, help="seed of the initial weights")
+    train.add_argument("--out", type=Path, help="run folder (default: runs/<name>/<variant>-s<seed>)")
+    train.add_argument("--resume", type=Path, metavar="RUN", help="go on with this run from its newest checkpoint")
+    train.add_argument("--continue", dest="go_on", action="store_true", help="go on with the run in --out, or start it")
+    train.add_argument(
+        "--dry-run", action="store_true", help="print parameters, tokens, memory and disk; write nothing"
+    )
+
+    sweep = add_verb(verbs, "sweep", _sweep, "variants x seeds; safe to repeat", overrides=True)
+    sweep.add_argument("experiment", type=Path, metavar="EXPERIMENT.yaml")
+    sweep.add_argument(
+        "--launcher", choices=("local", "print"), default="local", help="run here, or print the commands"
+    )
+    sweep.add_argument("--out", type=Path, default=Path("runs"), help="folder of experiments (default: runs)")
+    sweep.add_argument("--jobs", type=int, help="runs at a time (default: one a GPU, or one on a CPU)")
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    from sinkpretrain.data.prepare import prepare
+
+    store = prepare(options.recipe, options.out)
+    splits = store.manifest["splits"]
+    lines = [f"{name:<12}{part['documents']:,} documents, {part['tokens']:,} tokens" for name, part in splits.items()]
+    show(options, {"store": store.root, **store.manifest}, "\n".join([f"store       {store.root}", *lines]))
+
+
+def _train(options: argparse.Namespace) -> None:
+    from sinkpretrain.config import load_config
+    from sinkpretrain.mappings import merge, parse_overrides
+    from sinkpretrain.runs import Run
+
+    overrides = parse_overrides(options.overrides)
+    if options.seed is not None:
+        overrides = merge(overrides, {"seed": options.seed})
+    if options.resume is not None:
+        if options.out is not None or overrides:
+            raise ConfigError("--resume goes on with a run as it was started; leave out --out and overrides")
+        config, out, resume = Run.open(options.resume).config(), options.resume, True
+        if options.config is not None:
+            Run(out).refuse_other_config(load_config(options.config))
+    elif options.config is None:
+        raise ConfigError("--config C.yaml is missing (or --resume RUN)")
+    else:
+        config, resume = load_config(options.config, overrides), options.go_on
+        out = options.out or Path("runs") / config.name / f"{config.variant}-s{config.seed}"
+    if options.dry_run:
+        _dry_run(options, config)
+        return
+    from sinkpretrain.training.train import is_rank_zero, train
+
+    finished = train(config, out, resume=resume)
+    if not is_rank_zero():
+        return
+    rows = finished.metrics()
+    losses = [row["val/loss"] for row in rows if "val/loss" in row]
+    result = {"run": finished.root, "step": rows[-1]["step"], "val/loss": losses[-1]}
+    show(options, result, f"{finished.root}: done at step {rows[-1]['step']}, validation loss {losses[-1]:.4f}")
+
+
+def _dry_run(options: argparse.Namespace, config: Any) -> None:
+    from sinkpretrain.data.store import TokenStore
+    from sinkpretrain.training.plan import describe, plan
+    from sinkpretrain.training.train import with_vocabulary
+
+    if config.model.vocab_size is None:
+        config = with_vocabulary(config, TokenStore.open(config.data.store))
+    planned = plan(config)
+    show(options, planned, describe(planned))
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    import shlex
+
+    from sinkpretrain.comparison import local
+    from sinkpretrain.comparison.experiment import read_experiment
+    from sinkpretrain.mappings import parse_overrides
+
+    name, members = read_experiment(options.experiment, parse_overrides(options.overrides))
+    root = options.out / name
+    if options.launcher == "print":
+        local.write_member_files(members, root)
+        commands = [shlex.join(local.command(member, root)) for member in members]
+        show(options, {"commands": commands}, "\n".join(commands))
+        return
+    runs = local.launch(members, root, options.jobs or local.default_jobs())
+    losses = {run.root.name: float(run.series("val/loss")[1][-1]) for run in runs}
+    lines = [f"{root / folder}: validation loss {loss:.4f}" for folder, loss in losses.items()]
+    show(options, {"experiment": root, "val/loss": losses}, "\n".join(lines))

@@ -1,0 +1,1 @@
+"""Experiments with interventions: what they move, beside the untouched model and their controls."""
