@@ -2,9 +2,12 @@
 
 import warnings
 
+import expected_attention
+import expected_layers
 import numpy as np
 import pytest
-from synthetic_runs import ATTENTION, PROBED, config, write_run
+from artists import artists, bold, colours, texts
+from synthetic_runs import ATTENTION, PROBED, config, write_run, write_runs
 
 from sinkpretrain import registry
 from sinkpretrain.errors import ConfigError, DataError
@@ -20,20 +23,28 @@ def figure(name: str) -> Figure:
     return registry.load("figures", name)()
 
 
-@pytest.fixture(scope="module")
-def canvases(runs):
-    """Each figure drawn once, with every warning an error."""
-    drawn = {}
-    for name in NAMES:
+class Canvases(dict):
+    """Each figure drawn once, when it is first asked for, with every warning an error."""
+
+    def __init__(self, runs):
+        self.runs = runs
+
+    def __missing__(self, name):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            drawn[name] = figure(name).draw(runs)
-    return drawn
+            self[name] = figure(name).draw(self.runs)
+        return self[name]
 
 
-def bold(canvas, variant):
-    """The lines that stand for a variant, one in every panel that shows it."""
-    return [line for axes in canvas.axes for line in axes.lines if line.get_label() == variant]
+@pytest.fixture(scope="module")
+def canvases(runs):
+    return Canvases(runs)
+
+
+@pytest.fixture(scope="module")
+def six(tmp_path_factory):
+    """Six variants of one seed each."""
+    return write_runs(tmp_path_factory.mktemp("six"), (*ATTENTION, "head_gate", "sink_logit", "value_gate"), seeds=1)
 
 
 def over_training(metric):
@@ -44,7 +55,8 @@ def by_layer(array):
     return lambda run: run.probe()[array].reshape(6, -1).mean(axis=1)
 
 
-# For every figure, what each panel's bold line must show of one run, in the order of the panels of a variant.
+# For every figure: what each panel's bold line must show of one run, in the order of the panels of a variant; or, where
+# other things than lines are drawn, a function of (canvas, variant, its runs) that compares them with the records.
 EXPECTED = {
     "dominance_ratio": [by_layer("dominance_ratio/first")],
     "effective_rank": [by_layer("effective_rank/all")],
@@ -58,6 +70,8 @@ EXPECTED = {
     "sink_rate": [over_training(f"sink/rate{kind}") for kind in ("_normalised", "")],
     "train_loss": [over_training("train/loss"), over_training("train/loss")],
     "validation_loss": [over_training("val/loss"), over_training("val/loss")],
+    **expected_attention.EXPECTED,
+    **expected_layers.EXPECTED,
 }
 
 
@@ -65,46 +79,85 @@ def test_every_figure_states_what_its_lines_must_show():
     assert set(NAMES) == set(EXPECTED)
 
 
+LINES = [name for name in NAMES if isinstance(EXPECTED.get(name), list)]
+
+
+def assert_shows(name, canvas, variant, of):
+    """What stands for a variant is the record of its runs: their mean, where it is lines."""
+    if name not in LINES:
+        EXPECTED[name](canvas, variant, of)
+        return
+    lines = bold(canvas, variant)
+    assert len(lines) == len(EXPECTED[name])
+    for line, expected in zip(lines, EXPECTED[name], strict=True):
+        np.testing.assert_allclose(line.get_ydata(), np.mean([expected(run) for run in of], axis=0), rtol=1e-12)
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_bold_lines_are_the_means_of_the_records(name, runs, canvases):
+def test_what_is_drawn_is_the_record(name, runs, canvases):
     for place, variant in enumerate(VARIANTS):
-        of = runs[2 * place : 2 * place + 2]
-        lines = bold(canvases[name], variant)
-        assert len(lines) == len(EXPECTED[name])
-        for line, expected in zip(lines, EXPECTED[name], strict=True):
-            np.testing.assert_allclose(line.get_ydata(), (expected(of[0]) + expected(of[1])) / 2, rtol=1e-12)
+        assert artists(canvases[name], variant)
+        assert_shows(name, canvases[name], variant, runs[2 * place : 2 * place + 2])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_seed_is_drawn_alone_and_another_variant_is_not_drawn(name, runs):
     canvas = figure(name).draw([runs[0], runs[2]])
-    assert bold(canvas, "softmax")
-    assert bold(canvas, "sigmoid")
-    assert not bold(canvas, "head_rmsnorm")
-    assert not bold(canvas, "_seed")
-    np.testing.assert_allclose(bold(canvas, "sigmoid")[0].get_ydata(), EXPECTED[name][0](runs[2]), rtol=1e-12)
+    assert_shows(name, canvas, "softmax", runs[:1])
+    assert_shows(name, canvas, "sigmoid", runs[2:3])
+    assert not artists(canvas, "head_rmsnorm")
+    assert not any("head_rmsnorm" in text for text in texts(canvas))
+    assert not artists(canvas, "_seed")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("count", [1, 6])
+def test_titles_fit_beside_each_other(name, count, six):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        canvas = figure(name).draw(six[:count])
+    titles = [text for axes in canvas.axes for text in (axes.title, axes._left_title, axes._right_title)]
+    boxes = [text.get_window_extent() for text in [*titles, canvas._suptitle] if text.get_text()]
+    assert all(box.x0 >= 0 and box.x1 <= canvas.bbox.x1 and box.y1 <= canvas.bbox.y1 for box in boxes)
+    assert not [(one, other) for place, one in enumerate(boxes) for other in boxes[:place] if one.overlaps(other)]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_axes_carry_labels_with_units(name, canvases):
     for axes in canvases[name].axes:
+        if not axes.axison:  # a table, or a place without a panel
+            continue
         place = axes.get_subplotspec()
+        if place is None:  # a colour bar
+            assert "(" in axes.get_xlabel() + axes.get_ylabel()
+            continue
         if place.is_last_row():
             assert "(" in axes.get_xlabel()
         if place.is_first_col():
             assert "(" in axes.get_ylabel()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_legend_names_every_variant_in_its_colour_outside_the_axes(name, canvases):
+@pytest.mark.parametrize("name", LINES)
+def test_legend_names_every_variant_in_its_colour(name, canvases):
     (legend,) = canvases[name].legends
-    colours = {handle.get_label(): handle.get_color() for handle in legend.legend_handles}
-    assert [label for label in colours if label in VARIANTS] == VARIANTS
+    of_label = {handle.get_label(): handle.get_color() for handle in legend.legend_handles}
+    assert [label for label in of_label if label in VARIANTS] == VARIANTS
     for variant in VARIANTS:
-        assert {line.get_color() for line in bold(canvases[name], variant)} == {colours[variant]}
-    assert len({colours[variant] for variant in VARIANTS}) == len(VARIANTS)
-    top = legend.get_window_extent().y1
-    assert all(axes.get_window_extent().y0 > top for axes in canvases[name].axes)
+        assert {line.get_color() for line in bold(canvases[name], variant)} == {of_label[variant]}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_variant_is_named_and_has_its_own_colour(name, canvases):
+    for variant, colour in zip(VARIANTS, COLOURS, strict=False):
+        assert any(text.startswith(variant) for text in texts(canvases[name]))
+        assert {one for artist in artists(canvases[name], variant) for one in colours(artist)} <= {colour}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_legends_are_below_the_axes(name, canvases):
+    for legend in canvases[name].legends:
+        top = legend.get_window_extent().y1
+        assert all(axes.get_window_extent().y0 > top for axes in canvases[name].axes)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if figure(name).over_training])
@@ -113,6 +166,7 @@ def test_x_is_the_recorded_unit_of_training(name, x, runs):
     canvas = figure(name).draw(runs[:1], x)
     rows = {row["step"]: row for row in runs[0].metrics()}
     metric = {
+        "emergence": "sink/rate_normalised",
         "first_token_emergence": "sink/first_token_mean_normalised",
         "sink_rate": "sink/rate_normalised",
         "train_loss": "train/loss",
@@ -120,7 +174,7 @@ def test_x_is_the_recorded_unit_of_training(name, x, runs):
     }[name]
     expected = [row[x] for row in rows.values() if metric in row]
     assert bold(canvas, "softmax")[0].get_xdata().tolist() == expected
-    assert {"tokens": "tokens", "step": "steps", "seconds": "seconds"}[x] in canvas.axes[0].get_xlabel()
+    assert {"tokens": "tokens", "step": "steps", "seconds": "seconds"}[x] in canvas.axes[-1].get_xlabel()
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not figure(name).over_training])
@@ -145,9 +199,10 @@ def test_a_variant_without_records_keeps_its_place_and_is_named(name, runs, tmp_
     silent = Run(tmp_path / "silent")
     silent.create(config("waiting", 0))
     canvas = figure(name).draw([silent, runs[0]])
-    (legend,) = canvas.legends
-    assert "waiting (no record)" in [text.get_text() for text in legend.get_texts()]
-    assert {line.get_color() for line in bold(canvas, "softmax")} == {COLOURS[1]}
+    assert "waiting (no record)" in texts(canvas)
+    assert not artists(canvas, "waiting")
+    assert artists(canvas, "softmax")
+    assert {one for artist in artists(canvas, "softmax") for one in colours(artist)} <= {COLOURS[1]}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -172,7 +227,7 @@ def test_the_same_records_give_the_same_svg(name, runs, canvases):
 def test_draw_all_writes_png_and_svg_and_says_what_it_left_out(tmp_path):
     run = write_run(tmp_path / "demo" / "softmax-s0", "softmax", 0, until=16, probes=False)
     drawn = draw_all([run], tmp_path / "figures", "step")
-    names = ["first_token_emergence", "sink_rate", "train_loss", "validation_loss"]
+    names = ["emergence", "first_token_emergence", "sink_rate", "train_loss", "validation_loss"]
     assert [path.name for path in drawn.paths] == [
         f"{name}_by_step.{kind}" for name in names for kind in ("png", "svg")
     ]
