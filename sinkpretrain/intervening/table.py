@@ -17,7 +17,7 @@ QUANTITIES = {
     "perplexity": "perplexity",
     "entropy_others": "entropy others",
 }
-LABEL, CELL = 36, 19  # characters
+LABEL, CELL = 36, 21  # characters
 
 
 def table(record: dict[str, Any]) -> str:
@@ -35,4 +35,4 @@ def table(record: dict[str, Any]) -> str:
 def _cell(rows: Sequence[dict[str, Any]], quantity: str) -> str:
     values = np.array([row[quantity] for row in rows], dtype=np.float64)
     spread = f" ({values.std(ddof=1):.2g})" if len(values) > 1 else ""
-    return f"{values.mean():.4g}{spread}"
+    return f"{values.mean():.3g}{spread}"

@@ -93,7 +93,7 @@ def test_the_record_holds_every_condition_of_every_sample(subject):
     assert first != second, "samples of text differ"
     text = table(record)
     assert "isolate_position 1 at 5" in text
-    assert f"{np.mean([first, second]):.4g}" in text
+    assert f"{np.mean([first, second]):.3g}" in text
 
 
 def test_amplification_has_its_controls_at_equal_size():
