@@ -280,7 +280,8 @@ class Run:
             ConfigError: the record is of another text, so that its metrics could not be read together.
         """
         before = self.probe(step) if step in self.probe_steps() else {}
-        if before and (changed := difference(json.loads(str(before[ABOUT])), about)):
+        measured_on = json.loads(str(before[ABOUT])) if ABOUT in before else {}
+        if before and (changed := difference(measured_on, about)):
             listed = "; ".join(f"{key} was {old!r}, is {new!r}" for key, (old, new) in changed.items())
             raise ConfigError(
                 f"{self.probe_path(step)}: was measured on another text ({listed}); give --out FOLDER for a record of "

@@ -10,6 +10,7 @@ from sinkpretrain.cli.verb import add_verb, show
 from sinkpretrain.errors import ConfigError
 
 SOURCE = "a run folder, a Hugging Face folder or hub id (owner/name[@revision]), or a GGUF file"
+INTERVENTIONS = "isolate_position, amplify_variance, ablate_super_neurons or densify_down_projection"
 INTERVENED_TOKENS = 64  # a position early in a short text is met by as many queries as in the papers' figures
 
 
@@ -37,7 +38,7 @@ def add(verbs: Any) -> None:
     intervene = add_verb(verbs, "intervene", _intervene, "change the forward pass and see what the sink does")
     _add_subject(intervene)
     intervene.add_argument("--checkpoint", default="last", metavar="STEP", help="a step or 'last' (default)")
-    intervene.add_argument("--with", dest="name", required=True, metavar="NAME", help="an intervention; see README")
+    intervene.add_argument("--with", dest="name", required=True, metavar="NAME", help=INTERVENTIONS)
     intervene.add_argument("--position", type=int, nargs="+", help="default: the intervention's")
     intervene.add_argument("--layer", type=int, nargs="+", help="default: the intervention's")
     intervene.add_argument("--strength", type=float, nargs="+", help="default: the intervention's sweep")
