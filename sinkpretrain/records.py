@@ -23,3 +23,9 @@ def by_condition(record: Mapping[str, Any]) -> dict[tuple[str, float | None, int
     for row in record["rows"]:
         grouped.setdefault((row["condition"], row["strength"], row["position"]), []).append(row)
     return grouped
+
+
+def described(about: Mapping[str, Any]) -> str:
+    """An intervention's name, with the tokens at which neurons were changed where it was not at all of them."""
+    places = {"first": " at the first token", "others": " at all tokens but the first"}
+    return f"{about['intervention']}{places.get(about.get('at', 'all'), '')}"

@@ -42,6 +42,8 @@ def add(verbs: Any) -> None:
     intervene.add_argument("--position", type=int, nargs="+", help="default: the intervention's")
     intervene.add_argument("--layer", type=int, nargs="+", help="default: the intervention's")
     intervene.add_argument("--strength", type=float, nargs="+", help="default: the intervention's sweep")
+    where = ("all", "first", "others")
+    intervene.add_argument("--at", choices=where, default="all", help="of neurons: at which tokens (default: all)")
     intervene.add_argument("--no-controls", action="store_true", help="leave the controls out")
     intervene.add_argument("--tokens", type=int, default=INTERVENED_TOKENS, help="length of a window (default: 64)")
     intervene.add_argument("--sequences", type=int, default=32, help="windows a sample of text (default: 32)")
@@ -115,6 +117,7 @@ def _intervene(options: argparse.Namespace) -> None:
         layers=options.layer or usual.layers,
         strengths=options.strength or usual.strengths,
         controls=not options.no_controls,
+        at=options.at,
         seeds=options.seeds,
         sequences=options.sequences,
     )

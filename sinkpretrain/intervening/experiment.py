@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from sinkpretrain.errors import ConfigError, DataError
 from sinkpretrain.intervening.reading import Condition, read_condition
@@ -32,6 +32,9 @@ SWEEPS = {
 }
 
 
+NEURONS = ("ablate_super_neurons", "densify_down_projection")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
     """One intervention with its sweep and the text to run it on.
@@ -45,6 +48,7 @@ class Experiment:
     layers: Sequence[int] | None
     strengths: Sequence[float]
     controls: bool = True
+    at: Literal["all", "first", "others"] = "all"  # of interventions on neurons: at which positions
     seeds: int = 4  # samples of text, without overlap
     sequences: int = 32  # a sample
 
@@ -56,6 +60,8 @@ class Experiment:
             raise ConfigError("--layer: amplify_variance acts in one layer; give one")
         if self.name == "isolate_position" and list(self.strengths) != [1.0]:
             raise ConfigError("--strength: has no effect on isolate_position; leave it out")
+        if self.at != "all" and self.name not in NEURONS:
+            raise ConfigError(f"--at: has no effect on {self.name}; leave it out")
         for key in ("seeds", "sequences"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"--{key}: {getattr(self, key)} is out of range; allowed: >= 1")
@@ -117,7 +123,7 @@ def conditions(experiment: Experiment, position: int, seed: int) -> Iterator[Con
             for kind, own, more in kinds:
                 yield Condition(name=kind, kind=kind, options=options | more | {"strength": own}, strength=own)
         else:
-            options = {"layers": layers, "strength": strength, "seed": seed}
+            options = {"layers": layers, "strength": strength, "seed": seed, "at": experiment.at}
             named = {"flagged": experiment.name}
             if experiment.controls:
                 ablates = experiment.name == "ablate_super_neurons"
@@ -139,7 +145,8 @@ def _about(subject: Subject, experiment: Experiment) -> dict[str, Any]:
         "positions": list(experiment.positions),
         "layers": chosen_layers(subject.model, experiment.layers),
     }
-    if experiment.name in ("ablate_super_neurons", "densify_down_projection"):
+    if experiment.name in NEURONS:
+        about["at"] = experiment.at
         flagged = chosen_neurons(subject.model, NeuronOptions(layers=about["layers"]))
         if not flagged:
             where = ", ".join(map(str, about["layers"]))

@@ -89,6 +89,19 @@ def edited_masks(model: Llama, layers: Sequence[int], edit: Callable[[Mask], Mas
                 of_layer.remove(edit)
 
 
+@contextmanager
+def current_mask(model: Llama, layer: int) -> Iterator[list[Mask]]:
+    """The mask of the pass that runs, alone in a list, for changes at taps: they see no positions of documents."""
+    masks: list[Mask] = []
+
+    def look(mask: Mask) -> Mask:
+        masks[:] = [mask]
+        return mask
+
+    with edited_masks(model, [layer], look):
+        yield masks
+
+
 @dataclass(frozen=True, kw_only=True)
 class PositionOptions:
     """One position (of each document), one layer, and how strong the change is."""
@@ -106,21 +119,19 @@ class PositionOptions:
 def changed_mixed(model: Llama, options: PositionOptions, change: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
     """`change(mixed_BTHD, mixed_NHD)` of one layer's mixed values stands at the position instead of mixed_NHD."""
     (layer,) = chosen_layers(model, [options.layer])
-    masks: list[Mask] = []
+    with current_mask(model, layer) as masks:
 
-    def look(mask: Mask) -> Mask:
-        check(options.position < mask.tokens, "position", options.position, f"0 .. {mask.tokens - 1}, the tokens given")
-        masks[:] = [mask]
-        return mask
+        def edit(mixed_BTHD: Tensor) -> Tensor:
+            (mask,) = masks
+            last = mask.tokens - 1
+            check(options.position <= last, "position", options.position, f"0 .. {last}, the tokens given")
+            chosen_BT = (mask.position == options.position).expand(mixed_BTHD.shape[:2])
+            changed_BTHD = mixed_BTHD.clone()
+            changed_BTHD[chosen_BT] = change(mixed_BTHD, mixed_BTHD[chosen_BT]).to(mixed_BTHD.dtype)
+            return changed_BTHD
 
-    def edit(mixed_BTHD: Tensor) -> Tensor:
-        chosen_BT = (masks[0].position == options.position).expand(mixed_BTHD.shape[:2])
-        changed_BTHD = mixed_BTHD.clone()
-        changed_BTHD[chosen_BT] = change(mixed_BTHD, mixed_BTHD[chosen_BT]).to(mixed_BTHD.dtype)
-        return changed_BTHD
-
-    with edited_masks(model, [layer], look), replace(model, "mixed", edit, layer):
-        yield
+        with replace(model, "mixed", edit, layer):
+            yield
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,17 +139,26 @@ class NeuronOptions:
     """Which neurons, and how strong the change is; `layers: null` are all.
 
     `choose: flagged` takes the super neurons (see the metric `super_neurons`); `random`, the control, as many others of
-    the same layer, drawn by `seed`.
+    the same layer, drawn by `seed`. `at`: at every position, at the first of each document alone, or at all others.
     """
 
     layers: list[int] | None = None
     strength: float = 1.0
     choose: Literal["flagged", "random"] = "flagged"
     seed: int = 0
+    at: Literal["all", "first", "others"] = "all"
 
     def __post_init__(self) -> None:
         """Refuse a strength that is no share."""
         check(0 <= self.strength <= 1, "strength", self.strength, "0 (nothing) .. 1 (whole)")
+
+
+def share_BT1(mask: Mask, options: NeuronOptions) -> Tensor | float:
+    """How much of the change each position gets: the strength where `at` has it, 0 elsewhere; [T, 1] or [B, T, 1]."""
+    if options.at == "all":
+        return options.strength
+    chosen_BT = (mask.position == 0) == (options.at == "first")
+    return options.strength * chosen_BT[..., None].float()
 
 
 def chosen_neurons(model: Llama, options: NeuronOptions) -> Mapping[int, list[int]]:

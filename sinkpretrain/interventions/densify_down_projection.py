@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor
 
-from sinkpretrain.interventions.base import Intervention, NeuronOptions, chosen_neurons
+from sinkpretrain.interventions.base import Intervention, NeuronOptions, chosen_neurons, current_mask, share_BT1
 from sinkpretrain.model.llama import Llama
 from sinkpretrain.taps import replace, watch
 
@@ -35,14 +35,16 @@ class DensifyDownProjection(Intervention):
 
     def _densify(self, model: Llama, layer: int, chosen: list[int], stack: ExitStack) -> None:
         down_CN = model.blocks[layer].matrices["w_down"][:, chosen]  # type: ignore[index]
-        change_CN: Tensor = self.options.strength * (dense(down_CN) - down_CN)
+        change_CN = dense(down_CN) - down_CN
+        masks = stack.enter_context(current_mask(model, layer))
         hidden_BTN: list[Tensor] = []
 
         def keep(hidden_BTF: Tensor) -> None:
             hidden_BTN[:] = [hidden_BTF[..., chosen]]
 
         def add(out_BTC: Tensor) -> Tensor:
-            densified_BTC: Tensor = out_BTC + hidden_BTN[0] @ change_CN.T.to(out_BTC.dtype)
+            added_BTC = hidden_BTN[0] @ change_CN.T.to(out_BTC.dtype)
+            densified_BTC: Tensor = out_BTC + share_BT1(masks[0], self.options) * added_BTC
             return densified_BTC
 
         stack.enter_context(watch(model, "mlp_hidden", keep, layer))

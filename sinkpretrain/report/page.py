@@ -129,6 +129,7 @@ def _intervene(run: Run, name: str, folder: str) -> list[str]:
         "--position": about.get("positions", [about["position"]]),
         "--layer": [] if len(about["layers"] or ()) in (0, config.model.n_layers) else about["layers"],
         "--strength": [] if strengths == [1.0] else strengths,  # an intervention without strengths has 1
+        "--at": [] if about.get("at", "all") == "all" else [about["at"]],
         "--tokens": [about["tokens"]],
         "--sequences": [about["sequences"]],
         "--seeds": [len(about["seeds"])],

@@ -118,8 +118,10 @@ def test_amplification_has_its_controls_at_equal_size():
 )
 def test_neurons_have_random_ones_beside_them(name, control, subject):
     plant_super_neuron(subject.model)
-    record = run_experiment(subject, experiment(name, positions=[0]))
+    record = run_experiment(subject, experiment(name, positions=[0], at="others"))
     assert record["about"]["neurons"] == {"1": [9]}
+    assert record["about"]["at"] == "others"
+    assert "at all tokens but the first: means" in table(record)
     assert {row["condition"] for row in record["rows"]} == {"none", name, control}
     by_name = {row["condition"]: row for row in record["rows"] if row["seed"] == 0}
     change = {key: abs(by_name[key]["perplexity"] - by_name["none"]["perplexity"]) for key in (name, control)}
@@ -151,6 +153,8 @@ def test_what_cannot_be_run_is_refused(subject):
         experiment("amplify_variance", layers=[0, 1])
     with pytest.raises(ConfigError, match="--strength: has no effect on isolate_position"):
         experiment(strengths=[2.0])
+    with pytest.raises(ConfigError, match="--at: has no effect on isolate_position"):
+        experiment(at="first")
     with pytest.raises(ConfigError, match="--seeds: 0 is out of range"):
         experiment(seeds=0)
     with pytest.raises(ConfigError, match=r"--position: 15 is out of range; allowed: 0 .. 14 of 16 tokens"):

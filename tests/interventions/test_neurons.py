@@ -71,6 +71,24 @@ def test_controls_change_something_else(model, tokens_BT):
         assert not torch.allclose(*found)
 
 
+@pytest.mark.parametrize("name", ["ablate_super_neurons", "densify_down_projection"])
+def test_the_change_is_at_the_chosen_tokens_alone(name, model, tokens_BT, document_BT):
+    def mlp_out(**options):
+        with intervene(model, name, **options, layers=[0]), record(model, "mlp_out") as taps:
+            model(tokens_BT, document_BT)
+        return taps["mlp_out"][0]
+
+    starts = torch.zeros_like(document_BT, dtype=torch.bool)
+    for window, first in ((0, 0), (0, 8), (1, 0), (2, 0), (2, 3), (2, 5)):
+        starts[window, first] = True
+    untouched, everywhere = mlp_out(strength=0.0), mlp_out()
+    for at, chosen_BT in (("first", starts), ("others", ~starts)):
+        changed = mlp_out(at=at)
+        assert torch.equal(changed[~chosen_BT], untouched[~chosen_BT])
+        assert_close(changed[chosen_BT], everywhere[chosen_BT])
+        assert (changed[chosen_BT] != untouched[chosen_BT]).any(dim=-1).all()
+
+
 def test_wrong_choices_are_refused(model):
     with pytest.raises(ConfigError, match="flagged, random"), intervene(model, "ablate_super_neurons", choose="all"):
         pass
