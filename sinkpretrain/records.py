@@ -25,7 +25,10 @@ def by_condition(record: Mapping[str, Any]) -> dict[tuple[str, float | None, int
     return grouped
 
 
-def described(about: Mapping[str, Any]) -> str:
-    """An intervention's name, with the tokens at which neurons were changed where it was not at all of them."""
-    places = {"first": " at the first token", "others": " at all tokens but the first"}
-    return f"{about['intervention']}{places.get(about.get('at', 'all'), '')}"
+def place(about: Mapping[str, Any]) -> str:
+    """Where an intervention acted, in words that follow its name: layers and tokens, as far as it was not at all."""
+    layers = about["layers"] or []
+    numbers = ", ".join(map(str, layers))
+    in_layers = f" in layer{'s' * (len(layers) > 1)} {numbers}" if layers else ""
+    tokens = {"first": " at the first token", "others": " at all tokens but the first"}
+    return in_layers + tokens.get(about.get("at", "all"), "")

@@ -158,7 +158,7 @@ def test_differences_environment_and_commands_are_listed(runs, page):
     assert ["key", "softmax-s0, softmax-s1", "sigmoid-s0, sigmoid-s1", "head_rmsnorm-s0, head_rmsnorm-s1"] in page.rows
     assert '"torch": "2.13.0"' in page.text
     assert f"sinkpretrain train --config {runs[0].config_path} --out again/demo/softmax-s0" in page.text
-    again = "sinkpretrain intervene again/demo/softmax-s0 --with amplify_variance --position 10"
+    again = "sinkpretrain intervene again/demo/softmax-s0 --with amplify_variance --position 10 --layer 0"
     assert f"{again} --strength 1.0 2.0 4.0 8.0 --tokens 64 --sequences 16 --seeds 3\n" in page.text
 
 
@@ -193,7 +193,7 @@ def test_interventions_are_means_with_spreads_over_seeds(runs, page):
         assert shown[headings.index(heading)] == f"{mean:{form}} \N{PLUS-MINUS SIGN} {spread:{form}}"
     assert shown[headings.index("position")] == "10"
     assert ["untouched", "\N{EN DASH}", "10"] in [row[:3] for row in page.rows]
-    assert "amplify_variance: 16 sequences of 64 tokens of held-out text; mean" in page.text
+    assert "amplify_variance in layer 0: 16 sequences of 64 tokens of held-out text; mean" in page.text
     summaries = [row for row in page.source.split("<summary>") if "amplify_variance, densify" in row]
     assert len(summaries) == len(runs)
 

@@ -15,6 +15,7 @@ from sinkpretrain.figures.base.interventions import (
     Record,
     measured,
     no_intervention,
+    places,
     positions,
     record_of,
     records_of,
@@ -41,7 +42,7 @@ class AmplifyVariance(Figure):
         every = [record for of in records for record in of]
         if not every:
             raise no_intervention(arms, NAME)
-        title = f"Attention received by {positions(every)}, amplified"
+        title = f"Attention received by {positions(every)}, amplified{places(every)}"
         figure, panels = canvas(title, columns=len(arms), height=4.2, sharex=True, sharey=True)
         for axes, arm, of in zip(panels[0], arms, records, strict=True):
             axes.set_title(plain(arm.name), loc="left")

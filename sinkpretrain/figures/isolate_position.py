@@ -13,6 +13,7 @@ from sinkpretrain.figures.base.interventions import (
     curve,
     measured,
     no_intervention,
+    places,
     positions,
     record_of,
     records_of,
@@ -36,7 +37,7 @@ class IsolatePosition(Figure):
         every = [record for of in records for record in of]
         if not every:
             raise no_intervention(arms, NAME)
-        title = f"Attention received with {positions(every)} isolated"
+        title = f"Attention received with {positions(every)} isolated{places(every)}"
         figure, panels = canvas(title, columns=len(arms), height=4.2, sharex=True, sharey=True)
         for axes, arm, of in zip(panels[0], arms, records, strict=True):
             axes.set_title(plain(arm.name), loc="left")

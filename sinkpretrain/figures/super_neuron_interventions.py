@@ -14,6 +14,7 @@ from sinkpretrain.figures.base.interventions import (
     curve,
     measured,
     no_intervention,
+    places,
     record_of,
     records_of,
     spread_note,
@@ -44,7 +45,8 @@ class SuperNeuronInterventions(Figure):
         rows, columns = len(shown), len(arms)
         figure, panels = canvas(title, rows=rows, columns=columns, height=1.4 + 2.7 * rows, sharex="col", sharey=True)
         for row, (name, control, words) in zip(panels, shown, strict=True):
-            row[0].set_ylabel(f"{words}:\nfirst-token attention (weight)")
+            where = places([record for arm in arms for record in records_of(arm, name)])
+            row[0].set_ylabel(f"{words}{where}:\nfirst-token attention (weight)", fontsize=PANEL_TITLE)
             for axes, arm in zip(row, arms, strict=True):
                 _panel(axes, arm, records_of(arm, name), name, control)
         for axes, arm in zip(panels[0], arms, strict=True):
@@ -60,7 +62,8 @@ class SuperNeuronInterventions(Figure):
         texts: list[str] = []
         for name, control, words in PAIRS:
             if any(records_of(arm, name) for arm in arms):
-                conditions = {words: name, "random neurons": control, "untouched": UNTOUCHED}
+                where = places([record for arm in arms for record in records_of(arm, name)])
+                conditions = {f"{words}{where}": name, "random neurons": control, "untouched": UNTOUCHED}
                 texts += [
                     f"{text} {each_arm(arms, _mean(name, of, 'first_by_layer'))}, perplexity "
                     f"{each_arm(arms, _mean(name, of, 'perplexity'), '.4g')}"

@@ -135,6 +135,7 @@ def conditions(experiment: Experiment, position: int, seed: int) -> Iterator[Con
 
 def _about(subject: Subject, experiment: Experiment) -> dict[str, Any]:
     """What the record was measured on, and which neurons were chosen."""
+    layers = chosen_layers(subject.model, experiment.layers)
     about = {
         "intervention": experiment.name,
         "step": subject.step,
@@ -143,13 +144,13 @@ def _about(subject: Subject, experiment: Experiment) -> dict[str, Any]:
         "seeds": list(range(experiment.seeds)),
         "position": experiment.positions[0],
         "positions": list(experiment.positions),
-        "layers": chosen_layers(subject.model, experiment.layers),
+        "layers": None if experiment.layers is None else layers,
     }
     if experiment.name in NEURONS:
         about["at"] = experiment.at
-        flagged = chosen_neurons(subject.model, NeuronOptions(layers=about["layers"]))
+        flagged = chosen_neurons(subject.model, NeuronOptions(layers=layers))
         if not flagged:
-            where = ", ".join(map(str, about["layers"]))
+            where = ", ".join(map(str, layers))
             raise ConfigError(
                 f"{experiment.name}: {subject.run.name} has no super neuron (gate and up norm above the median by "
                 f"{DEVIATIONS:g} median absolute deviations) in layers {where}; there is nothing to change"

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from sinkpretrain.records import by_condition, described
+from sinkpretrain.records import by_condition, place
 
 QUANTITIES = {
     "received": "received",
@@ -24,7 +24,7 @@ def table(record: dict[str, Any]) -> str:
     """One line a condition, strength and position: means over samples of text, and their standard deviations."""
     about = record["about"]
     samples = f"{len(about['seeds'])} samples of {about['sequences']} windows of {about['tokens']} tokens"
-    lines = [f"{described(about)}: means over {samples} (standard deviation between samples)"]
+    lines = [f"{about['intervention']}{place(about)}: means over {samples} (standard deviation between samples)"]
     lines.append(" " * LABEL + "".join(f"{heading:>{CELL}}" for heading in QUANTITIES.values()))
     for (condition, strength, position), rows in by_condition(record).items():
         label = f"{condition}{'' if strength is None else f' {strength:g}'} at {position}"

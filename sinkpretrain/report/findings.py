@@ -6,7 +6,7 @@ from html import escape
 import numpy as np
 
 from sinkpretrain.comparison.emergence import Emergence, emergences, prediction
-from sinkpretrain.records import by_condition, described
+from sinkpretrain.records import by_condition, place
 from sinkpretrain.report.tables import NOTHING, label, number, table
 from sinkpretrain.runs import Run
 
@@ -64,7 +64,8 @@ def _intervention_table(run: Run, name: str) -> str:
     about = record["about"]
     seeds = len({row["seed"] for row in record["rows"]})
     caption = (
-        f"{described(about)}: {about['sequences']} sequences of {about['tokens']} tokens of {about['text']} text; mean"
+        f"{name}{place(about)}: {about['sequences']} sequences of {about['tokens']} tokens of {about['text']} text; "
+        + "mean"
         + (f" \N{PLUS-MINUS SIGN} standard deviation over {seeds} seeds." if seeds > 1 else " of one seed.")
         + " Attention from rows divided by their sum."
     )

@@ -299,7 +299,11 @@ def interventions(variant: str, seed: int) -> dict[str, dict[str, object]]:
             model = Model(variant, np.random.default_rng([seed, text_seed, len(variant), len(name)]), 0.9)
             for condition, strength, effect in [("none", None, 0.0), *measured]:
                 rows.append(intervention_row(model, condition, strength, effect) | {"seed": text_seed})
-        more = {"seeds": list(INTERVENTION_SEEDS), "position": POSITION, "layers": None}
+        more = {
+            "seeds": list(INTERVENTION_SEEDS),
+            "position": POSITION,
+            "layers": [0] if name == "amplify_variance" else None,
+        }
         records[name] = {"about": about | more, "rows": rows}
     return records
 

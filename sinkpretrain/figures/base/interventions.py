@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from sinkpretrain.errors import DataError
 from sinkpretrain.figures.base.arms import Arm, Curve, MissingRecord
 from sinkpretrain.figures.base.style import GREY, colour
+from sinkpretrain.records import place
 from sinkpretrain.runs import Run
 
 UNTOUCHED = "none"
@@ -33,6 +34,7 @@ class Record:
     run: Run
     position: int
     tokens: int
+    place: str  # the layers and tokens that were changed, in words, where these are not all
     rows: tuple[dict[str, Any], ...]
 
 
@@ -43,19 +45,21 @@ def record_of(run: Run, name: str) -> Record | None:
     content = run.intervention(name)
     about = content["about"]
     rows = tuple(row for row in content["rows"] if row["position"] == about["position"])
-    return Record(run=run, position=int(about["position"]), tokens=int(about["tokens"]), rows=rows)
+    position, tokens = int(about["position"]), int(about["tokens"])
+    return Record(run=run, position=position, tokens=tokens, place=place(about), rows=rows)
 
 
 def records_of(arm: Arm, name: str) -> list[Record]:
     """The records of the arm's runs that have one.
 
     Raises:
-        DataError: they are about different positions or lengths of text, so that they have no mean.
+        DataError: they are about different positions, places or lengths of text, so that they have no mean.
     """
     found = [record for run in arm.runs if (record := record_of(run, name)) is not None]
-    about = {(record.position, record.tokens) for record in found}
+    about = {(record.position, record.place, record.tokens) for record in found}
     if len(about) > 1:
-        listed = "; ".join(f"{one.run.name} at position {one.position} of {one.tokens} tokens" for one in found)
+        each = (f"{one.run.name}{one.place} at position {one.position} of {one.tokens} tokens" for one in found)
+        listed = "; ".join(each)
         raise DataError(f"{name}: the runs of '{arm.name}' were measured differently ({listed}); measure them alike")
     return found
 
@@ -119,6 +123,11 @@ def spread_note(figure: Canvas, *, bars: bool = False) -> list[Line2D]:
     look: dict[str, Any] = {"marker": "|", "markersize": 12} if bars else {"linewidth": 9, "alpha": 0.35}
     label = f"{'bar' if bars else 'band'}: standard deviation of seeds"
     return [Line2D([], [], color=GREY, linestyle="" if bars else "-", label=label, **look)]
+
+
+def places(records: Sequence[Record]) -> str:
+    """Where the interventions acted, in words that follow their name: each place once."""
+    return " and".join(dict.fromkeys(record.place for record in records))
 
 
 def positions(records: Sequence[Record]) -> str:
