@@ -32,7 +32,8 @@ SWEEPS = {
 }
 
 
-NEURONS = ("ablate_super_neurons", "densify_down_projection")
+# Interventions on neurons, with the name of their control.
+NEURONS = {"ablate_super_neurons": "random_neurons", "densify_down_projection": "random_densified"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,28 +110,38 @@ def run_experiment(
 
 def conditions(experiment: Experiment, position: int, seed: int) -> Iterator[Condition]:
     """The untouched model, then each strength of the intervention and of its controls."""
-    layers = None if experiment.layers is None else list(experiment.layers)
     yield Condition(name=UNTOUCHED, options={})
     for strength in experiment.strengths:
         if experiment.name == "isolate_position":
-            options: dict[str, Any] = {"position": position, "layers": layers}
+            options = {"position": position, "layers": experiment.layers and list(experiment.layers)}
             yield Condition(name=experiment.name, kind=experiment.name, options=options, strength=strength)
         elif experiment.name == "amplify_variance":
-            options = {"position": position, "layer": layers[0] if layers else 0}
-            kinds: list[tuple[str, float, dict[str, Any]]] = [("amplify_variance", strength, {})]
-            if experiment.controls:
-                kinds += [("scale_norm", strength, {}), ("random_direction", strength - 1, {"seed": seed})]
-            for kind, own, more in kinds:
-                yield Condition(name=kind, kind=kind, options=options | more | {"strength": own}, strength=own)
+            yield from _amplified(experiment, position, strength, seed)
         else:
-            options = {"layers": layers, "strength": strength, "seed": seed, "at": experiment.at}
-            named = {"flagged": experiment.name}
-            if experiment.controls:
-                ablates = experiment.name == "ablate_super_neurons"
-                named["random"] = "random_neurons" if ablates else "random_densified"
-            for choose, name in named.items():
-                chosen = options | {"choose": choose}
-                yield Condition(name=name, kind=experiment.name, options=chosen, strength=strength)
+            yield from _changed_neurons(experiment, strength, seed)
+
+
+def _amplified(experiment: Experiment, position: int, strength: float, seed: int) -> Iterator[Condition]:
+    """The amplification, as large a norm in the same direction, and as long a change in a random one."""
+    assert experiment.layers is not None
+    shared = {"position": position, "layer": experiment.layers[0]}
+    yield _at_strength("amplify_variance", shared, strength)
+    if experiment.controls:
+        yield _at_strength("scale_norm", shared, strength)
+        yield _at_strength("random_direction", shared | {"seed": seed}, strength - 1)
+
+
+def _at_strength(kind: str, options: dict[str, Any], strength: float) -> Condition:
+    return Condition(name=kind, kind=kind, options=options | {"strength": strength}, strength=strength)
+
+
+def _changed_neurons(experiment: Experiment, strength: float, seed: int) -> Iterator[Condition]:
+    """The super neurons, and as many random ones."""
+    layers = experiment.layers and list(experiment.layers)
+    for choose, name in (("flagged", experiment.name), ("random", NEURONS[experiment.name])):
+        if choose == "flagged" or experiment.controls:
+            options = {"layers": layers, "strength": strength, "seed": seed, "at": experiment.at, "choose": choose}
+            yield Condition(name=name, kind=experiment.name, options=options, strength=strength)
 
 
 def _about(subject: Subject, experiment: Experiment) -> dict[str, Any]:
