@@ -33,7 +33,8 @@ def _plot(options: argparse.Namespace) -> None:
 
     if options.list:
         questions = {name: registry.load("figures", name).question for name in registry.names("figures")}
-        show(options, questions, "\n".join(f"{name:<24}{question}" for name, question in questions.items()))
+        width = max(map(len, questions)) + 2
+        show(options, questions, "\n".join(f"{name:<{width}}{question}" for name, question in questions.items()))
         return
     if options.figure is None or not options.runs:
         raise ConfigError("plot needs a figure and at least one run: sinkpretrain plot FIGURE RUN ...; see plot --list")
