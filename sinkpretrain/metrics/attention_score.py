@@ -19,8 +19,9 @@ class AttentionScore(Metric):
     `score` is its mean over sequences (weights, no unit), `score_normalised` that of rows divided by their sum. Of raw
     weights: `flagged` is the share of sequences where a[k] > alpha / N, ACT's rule for a sink, `flagged_causal_null`
     where a[k] > alpha (H_N - H_k) / (N - k), alpha times what uniform causal attention gives (H_k the k-th harmonic
-    number): ACT's rule also flags the last few positions, whose scores are means of few weights. k and N are each
-    document's own; a position that no sequence reaches is NaN.
+    number): ACT's rule also flags the last few positions, whose scores are means of few weights.
+    `flagged_normalised`: ACT's rule on rows divided by their sum. k and N are each document's own; a position that no
+    sequence reaches is NaN.
     """
 
     reads_attention = True
@@ -28,6 +29,7 @@ class AttentionScore(Metric):
         "score": "LHT",
         "score_normalised": "LHT",
         "flagged": "LHT",
+        "flagged_normalised": "LHT",
         "flagged_causal_null": "LHT",
     }
 
@@ -52,11 +54,14 @@ class AttentionScore(Metric):
 
 
 def sink_flags(view: LayerView) -> dict[str, Tensor]:
-    """1 where a position is a sink of a head, [B, H, S]: by ACT's rule (`flagged`), and by `flagged_causal_null`."""
+    """1 where a position is a sink of a head, [B, H, S]: by ACT's rule on raw weights and on rows divided by their sum
+    (`flagged`, `flagged_normalised`), and by the rule relative to uniform attention on raw weights.
+    """
     assert view.attention is not None
     null_BS = uniform_score(view.position_BT, view.length_BT)
     return {
         "flagged": above(view.attention.score_BHS, ALPHA / view.length_BT[:, None]),
+        "flagged_normalised": above(view.attention.score_normalised_BHS, ALPHA / view.length_BT[:, None]),
         "flagged_causal_null": above(view.attention.score_BHS, ALPHA * null_BS[:, None]),
     }
 

@@ -16,11 +16,17 @@ class SinkPositions(Metric):
 
     `flagged`: by ACT's rule, a[k] > alpha / N. `flagged_causal_null`: a[k] > alpha (H_N - H_k) / (N - k), alpha times
     what uniform causal attention gives, since alpha / N alone flags early positions under uniform attention when N is
-    large. `count`: how many were looked at. Raw weights; k and N are each document's own.
+    large. Both of raw weights; `flagged_normalised`: ACT's rule on rows divided by their sum. `count`: how many were
+    looked at. k and N are each document's own.
     """
 
     reads_attention = True
-    arrays: ClassVar[dict[str, str]] = {"flagged": "LT", "flagged_causal_null": "LT", "count": "LT"}
+    arrays: ClassVar[dict[str, str]] = {
+        "flagged": "LT",
+        "flagged_normalised": "LT",
+        "flagged_causal_null": "LT",
+        "count": "LT",
+    }
 
     def measure(self, view: LayerView) -> Sums:
         """Counts by position, over heads and sequences."""

@@ -21,7 +21,8 @@ class SinkTokens(Metric):
     `token`: ids, the most often flagged first. Counts of (sequence, layer, head, position): `first`, flagged by ACT's
     rule a[k] > alpha / N at position 0 of a document; `later`, at other positions; `later_causal_null`, there by the
     rule that is relative to uniform attention; `seen`, looked at. `flagged_total`: flags of all tokens, by ACT's rule.
-    Raw weights. What the tokens read is added as `text` where the tokenizer is known.
+    Raw weights; `first_normalised` and `later_normalised` are of rows divided by their sum. What the tokens read is
+    added as `text` where the tokenizer is known.
     """
 
     reads_attention = True
@@ -30,6 +31,8 @@ class SinkTokens(Metric):
         "first": "K",
         "later": "K",
         "later_causal_null": "K",
+        "first_normalised": "K",
+        "later_normalised": "K",
         "seen": "K",
         "flagged_total": "",
     }
@@ -42,13 +45,15 @@ class SinkTokens(Metric):
             "first": flags["flagged"] * first_B1S,
             "later": flags["flagged"] * ~first_B1S,
             "later_causal_null": flags["flagged_causal_null"] * ~first_B1S,
+            "first_normalised": flags["flagged_normalised"] * first_B1S,
+            "later_normalised": flags["flagged_normalised"] * ~first_B1S,
             "seen": torch.ones_like(flags["flagged"]),
         }
         return {name: _by_token(view, value_BHS) for name, value_BHS in counted.items()}
 
     def finish(self, sums: Arrays) -> Arrays:
         """The counts of the tokens flagged most often."""
-        count_V = {name: sums[name].sum(axis=0) for name in ("first", "later", "later_causal_null", "seen")}
+        count_V = {name: value_LV.sum(axis=0) for name, value_LV in sums.items()}
         flagged_V = count_V["first"] + count_V["later"]
         # NaN goes first: sorted to the end, the tokens of a diverged model would read 'never flagged'.
         token_K = np.argsort(np.where(np.isnan(flagged_V), -np.inf, -flagged_V), kind="stable")[:TABLE]

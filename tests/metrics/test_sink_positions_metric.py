@@ -68,3 +68,21 @@ def test_nan_never_reads_no_sink(make_view, measured, causal_weights):
     arrays = measured("sink_positions", make_view(weights_BHTS))
     for name in ("flagged", "flagged_causal_null"):
         assert np.flatnonzero(np.isnan(arrays[name])).tolist() == [5]
+
+
+def test_rows_that_do_not_sum_to_one_are_flagged_by_their_shares_too(make_view, measured, causal_weights):
+    """A row times any number is the same row divided by its sum; raw weights ten times as small flag nothing."""
+    weights_BHTS = causal_weights("uniform", 2, 2, TOKENS)
+    weights_BHTS[:, 0] = torch.eye(TOKENS)[7]
+    whole = measured("sink_positions", make_view(weights_BHTS.tril()))
+    tenth = measured("sink_positions", make_view(0.1 * weights_BHTS.tril()))
+    assert whole["flagged"][7] == 2
+    assert not tenth["flagged"].any()
+    np.testing.assert_array_equal(tenth["flagged_normalised"], whole["flagged"])
+    tokens_BT = torch.arange(TOKENS).repeat(2, 1)
+    tokens = measured("sink_tokens", make_view(0.1 * weights_BHTS.tril(), tokens_BT=tokens_BT))
+    assert tokens["later_normalised"][tokens["token"] == 7].tolist() == [2.0]
+    assert not tokens["later"].any()
+    scores = measured("attention_score", make_view(0.1 * weights_BHTS.tril()))
+    assert scores["flagged_normalised"][0, 7] == 1
+    assert not scores["flagged"].any()
