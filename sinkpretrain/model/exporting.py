@@ -67,7 +67,7 @@ def export_hf(run: Run | Path | str, out: Path | str, step: int | None = None) -
     run, out = run if isinstance(run, Run) else Run.open(run), Path(out)
     refuse_taken(out)
     if importlib.util.find_spec("transformers") is None:
-        raise ConfigError(f"{out}: exporting needs transformers; pip install 'sinkpretrain[hub]'")
+        raise ConfigError(f"{out}: exporting needs transformers; install the extra, pip install -e '.[hub]'")
     model, _ = load_model(run.root, step)
     tokenizer = _tokenizer(run, run.config())
     with new_folder(out) as folder:

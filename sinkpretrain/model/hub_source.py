@@ -164,7 +164,7 @@ def _transformers(source: Source) -> ModuleType:
     """The library, with what it reads GGUF files with, or a sentence that names the extra."""
     for package in ("transformers", "accelerate", "gguf") if source.kind == "gguf" else ("transformers",):
         if importlib.util.find_spec(package) is None:
-            raise ConfigError(f"{source.given}: reading it needs {package}; pip install 'sinkpretrain[hub]'")
+            raise ConfigError(f"{source.given}: reading it needs {package}; install the extra, pip install -e '.[hub]'")
     return importlib.import_module("transformers")
 
 
