@@ -1,16 +1,14 @@
 """Into how few channels a super neuron writes (2605.06611, Fig. 10)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
-from sinkpretrain.figures.base import Figure
 from sinkpretrain.figures.base.arms import Arm, Axis, each_arm, probed_at
-from sinkpretrain.figures.base.layers import Shown, columns, heading, index_axis, mark_index, super_neuron_layer
+from sinkpretrain.figures.base.layers import Shown, SuperNeuronFigure, columns, heading, index_axis, mark_index
 from sinkpretrain.figures.base.legend import legend
 from sinkpretrain.figures.base.style import GREY, INK, colour, from_zero, plain
 
@@ -19,19 +17,10 @@ SHARE, KURTOSIS = "super_neurons/top3_share", "super_neurons/kurtosis"
 TOP = 3  # as in super_neurons/top3_share
 
 
-class DownProjection(Figure):
+class DownProjection(SuperNeuronFigure):
     """|W_down| of one neuron by output channel, and the energy in its largest three; one column a variant."""
 
     question = "Does the super neuron write into a few channels only?"
-
-    @dataclass(frozen=True, kw_only=True)
-    class Options:
-        """Which layer is shown; null: in each run the one of the strongest super neuron."""
-
-        layer: int | None = None
-
-    def __init__(self, options: Options | None = None) -> None:
-        self.choice = super_neuron_layer((options or self.Options()).layer)
 
     def draw_arms(self, arms: Sequence[Arm], x: Axis) -> Canvas:
         """The column of the neuron whose gate and up norms stand out most; the largest three marked."""

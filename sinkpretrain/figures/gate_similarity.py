@@ -1,34 +1,23 @@
 """Which positions a super neuron answers to (2605.06611, Fig. 9)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure as Canvas
 
-from sinkpretrain.figures.base import Figure
 from sinkpretrain.figures.base.arms import Arm, Axis, each_arm, probed_at
-from sinkpretrain.figures.base.layers import Shown, columns, heading, super_neuron_layer
+from sinkpretrain.figures.base.layers import Shown, SuperNeuronFigure, columns, heading
 from sinkpretrain.figures.base.style import GREY, colour, log_axis, plain
 
 NEURON = "gate_similarity/neuron"
 ROWS = ("gate_similarity/gate_cosine", "gate_similarity/up")
 
 
-class GateSimilarity(Figure):
+class GateSimilarity(SuperNeuronFigure):
     """Above, cosine of the feed-forward input with the neuron's row of W_gate; below, its W_up pre-activation."""
 
     question = "Does the first token alone meet the super neuron's gate and drive its up projection?"
-
-    @dataclass(frozen=True, kw_only=True)
-    class Options:
-        """Which layer is shown; null: in each run the one of the strongest super neuron."""
-
-        layer: int | None = None
-
-    def __init__(self, options: Options | None = None) -> None:
-        self.choice = super_neuron_layer((options or self.Options()).layer)
 
     def draw_arms(self, arms: Sequence[Arm], x: Axis) -> Canvas:
         """By position, mean over sequences, of the neuron whose gate and up norms stand out most."""

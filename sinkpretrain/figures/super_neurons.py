@@ -1,7 +1,6 @@
 """Feed-forward neurons whose weights stand out (2605.06611, Fig. 8)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -10,16 +9,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
-from sinkpretrain.figures.base import Figure
 from sinkpretrain.figures.base.arms import Arm, Axis, each_arm, probed_at
 from sinkpretrain.figures.base.layers import (
     Shown,
+    SuperNeuronFigure,
     columns,
     heading,
     index_axis,
     mark_index,
     strongest_neuron,
-    super_neuron_layer,
 )
 from sinkpretrain.figures.base.legend import legend
 from sinkpretrain.figures.base.style import GREY, INK, colour, plain
@@ -28,19 +26,10 @@ NORMS = ("super_neurons/gate_norm", "super_neurons/up_norm")
 FLAGGED, FIRST, OTHERS = (f"super_neurons/{name}" for name in ("flagged", "first", "others"))
 
 
-class SuperNeurons(Figure):
+class SuperNeurons(SuperNeuronFigure):
     """Norms of each hidden neuron's rows of W_gate, above, and of W_up, below, in one layer; one column a variant."""
 
     question = "Do a few feed-forward neurons have much larger input weights than the rest of their layer?"
-
-    @dataclass(frozen=True, kw_only=True)
-    class Options:
-        """Which layer is shown; null: in each run the one of the strongest super neuron."""
-
-        layer: int | None = None
-
-    def __init__(self, options: Options | None = None) -> None:
-        self.choice = super_neuron_layer((options or self.Options()).layer)
 
     def draw_arms(self, arms: Sequence[Arm], x: Axis) -> Canvas:
         """Every neuron a dot, those flagged in both norms ringed, the strongest at the first token by its index."""

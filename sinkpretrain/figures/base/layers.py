@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from sinkpretrain.errors import ConfigError
 from sinkpretrain.figures.base.arms import Arm, Point, config_of, furthest, no_record
+from sinkpretrain.figures.base.figure import Figure
 from sinkpretrain.figures.base.style import PAPER, canvas, plain
 from sinkpretrain.runs import Run
 
@@ -89,6 +90,19 @@ def super_neuron_layer(layer: int | None) -> LayerChoice:
     """
     needs = tuple(f"super_neurons/{name}" for name in ("flagged", "first", "others"))
     return LayerChoice(layer=layer, rule="layer of the strongest super neuron", needs=needs, pick=_strongest)
+
+
+class SuperNeuronFigure(Figure):
+    """A figure of one layer's super neuron."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options:
+        """Which layer is shown; null: in each run the one of the strongest super neuron."""
+
+        layer: int | None = None
+
+    def __init__(self, options: Options | None = None) -> None:
+        self.choice = super_neuron_layer((options or self.Options()).layer)
 
 
 def strongest_neuron(flagged_F: np.ndarray, first_F: np.ndarray, others_F: np.ndarray) -> int:
