@@ -19,6 +19,7 @@ from sinkpretrain.figures.base.interventions import (
     positions,
     record_of,
     records_of,
+    records_of_each,
     spread_note,
     strengths,
 )
@@ -38,10 +39,8 @@ class AmplifyVariance(Figure):
 
     def draw_arms(self, arms: Sequence[Arm], x: Axis) -> Canvas:
         """The amplified variance solid, the controls dashed and dash-dotted, the untouched value dotted."""
-        records = [records_of(arm, NAME) for arm in arms]
+        records = records_of_each(arms, NAME)
         every = [record for of in records for record in of]
-        if not every:
-            raise no_intervention(arms, NAME)
         title = f"Attention received by {positions(every)}, amplified{places(every)}"
         figure, panels = canvas(title, columns=len(arms), height=4.2, sharex=True, sharey=True)
         for axes, arm, of in zip(panels[0], arms, records, strict=True):

@@ -17,6 +17,7 @@ from sinkpretrain.figures.base.interventions import (
     positions,
     record_of,
     records_of,
+    records_of_each,
     spread_note,
 )
 from sinkpretrain.figures.base.legend import legend
@@ -33,10 +34,8 @@ class IsolatePosition(Figure):
 
     def draw_arms(self, arms: Sequence[Arm], x: Axis) -> Canvas:
         """The isolated position's model solid, the untouched one dashed, the spread over seeds as a band."""
-        records = [records_of(arm, NAME) for arm in arms]
+        records = records_of_each(arms, NAME)
         every = [record for of in records for record in of]
-        if not every:
-            raise no_intervention(arms, NAME)
         title = f"Attention received with {positions(every)} isolated{places(every)}"
         figure, panels = canvas(title, columns=len(arms), height=4.2, sharex=True, sharey=True)
         for axes, arm, of in zip(panels[0], arms, records, strict=True):

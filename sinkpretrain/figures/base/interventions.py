@@ -64,6 +64,18 @@ def records_of(arm: Arm, name: str) -> list[Record]:
     return found
 
 
+def records_of_each(arms: Sequence[Arm], name: str) -> list[list[Record]]:
+    """The records of each arm, as `records_of`.
+
+    Raises:
+        DataError: no run has one, or those of an arm have no mean.
+    """
+    records = [records_of(arm, name) for arm in arms]
+    if not any(records):
+        raise no_intervention(arms, name)
+    return records
+
+
 def no_intervention(arms: Sequence[Arm], *names: str) -> MissingRecord:
     """The error for runs of which none has a record of these interventions."""
     commands = " or ".join(f"sinkpretrain intervene RUN --with {name}" for name in names)
