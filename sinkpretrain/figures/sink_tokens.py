@@ -43,22 +43,25 @@ class SinkTokens(Figure):
 
     def draw_arms(self, arms: Sequence[Arm], x: Axis) -> Canvas:
         """Counts, the share of all flags, and what is left of the later ones under the causal null."""
+        _refuse_none(arms)
         tables = [_table(arm) for arm in arms]
-        if not any(tables):
-            raise no_record(arms, "probe record 'sink_tokens/token'")
         heights = [BLOCK + LINE * max(len(rows[:TOKENS]), 1) for rows in tables]
         title = f"Tokens that are sinks, raw weights, {probed_at(arms)}"
         figure, panels = canvas(title, rows=len(arms), height=0.5 + sum(heights), height_ratios=heights)
         figure.set_size_inches(WIDTH, 0.5 + sum(heights))
         for axes, arm, rows in zip(panels[:, 0], arms, tables, strict=True):
             axes.set_axis_off()
-            axes.set_title(plain(arm.name) + ("" if rows else " (no record)"), loc="left", fontweight="bold")
+            missing = "no token was flagged" if _records(arm) else "no record"
+            axes.set_title(plain(arm.name) + ("" if rows else f" ({missing})"), loc="left", fontweight="bold")
             if rows:
                 _draw(axes, plain(arm.name), rows[:TOKENS], _total(arm))
         return figure
 
     def read_arms(self, arms: Sequence[Arm]) -> str:
         """The share of flags at the first position and what the causal null leaves of the later ones."""
+        _refuse_none(arms)
+        if not any(map(_table, arms)):
+            return "There are no sinks: no position of these models scores above ACT's threshold, 0 flags in all."
         first = each_arm(arms, _share("first"), ".1%")
         left = [
             f"{plain(arm.name)} {sum(row.later_causal_null for row in rows) / later:.1%}"
@@ -101,6 +104,11 @@ def _draw(axes: Axes, name: str, rows: Sequence[TokenFlags], total: float) -> No
         for place, (cell, (_, right)) in enumerate(zip(cells, COLUMNS, strict=True)):
             axes.text(right, line, cell, ha="right" if place else "left", va="center", fontsize=9.5, label=name)
         axes.axhline(line + 0.5, color=GRID, linewidth=0.6)
+
+
+def _refuse_none(arms: Sequence[Arm]) -> None:
+    if not any(map(_records, arms)):
+        raise no_record(arms, "probe record 'sink_tokens/token'")
 
 
 def _records(arm: Arm) -> list[dict[str, np.ndarray]]:

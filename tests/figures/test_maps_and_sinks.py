@@ -129,3 +129,11 @@ def test_tokens_without_their_text_are_shown_by_id(altered):
     first = int(run.probe()["sink_tokens/token"][0])
     assert f"token {first}" in [text.get_text() for text in canvas.axes[0].texts]
     render(canvas, "svg")
+
+
+def test_a_record_without_a_flag_is_no_missing_record(altered, runs):
+    count = len(runs[0].probe()["sink_tokens/token"])
+    none = {f"sink_tokens__{name}": np.zeros(count) for name in ("first", "later", "later_causal_null")}
+    run = altered(**none, sink_tokens__flagged_total=np.asarray(0.0))
+    assert left_titles(SinkTokens().draw([run])) == ["softmax (no token was flagged)"]
+    assert "no position of these models scores above" in SinkTokens().reading([run])
