@@ -273,12 +273,8 @@ class Run:
         np.savez(temporary, **arrays)  # type: ignore[arg-type]
         os.replace(temporary, path)
 
-    def add_probe(self, step: int, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
-        """Add arrays to the probe record of a step, in place of those of the same name.
-
-        Raises:
-            ConfigError: the record is of another text, so that its metrics could not be read together.
-        """
+    def refuse_other_text(self, step: int, about: Mapping[str, Any]) -> None:
+        """Raise where a step's probe record is of another text, so that its metrics could not be read together."""
         before = self.probe(step) if step in self.probe_steps() else {}
         measured_on = json.loads(str(before[ABOUT])) if ABOUT in before else {}
         if before and (changed := difference(measured_on, about)):
@@ -287,4 +283,13 @@ class Run:
                 f"{self.probe_path(step)}: was measured on another text ({listed}); give --out FOLDER for a record of "
                 "its own, or delete that file"
             )
+
+    def add_probe(self, step: int, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
+        """Add arrays to the probe record of a step, in place of those of the same name.
+
+        Raises:
+            ConfigError: the record is of another text.
+        """
+        self.refuse_other_text(step, about)
+        before = self.probe(step) if step in self.probe_steps() else {}
         self.write_probe(step, {**before, **arrays}, about)

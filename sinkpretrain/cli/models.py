@@ -85,14 +85,15 @@ def _probe(options: argparse.Namespace) -> None:
     for name in names:
         registry.load("metrics", name)
     run = open_run(options.source)
-    kept_in = _record_folder(options, run)
     request = TextRequest(path=options.text, tokens=options.tokens, bos=options.bos)
     sequences = options.sequences or run.config().probes.windows
     found: dict[str, Any] = {}
     steps = sorted({step for which in options.checkpoint for step in steps_of(run, which)})
     for step in steps:
-        print(f"probing step {step}: {', '.join(names)}", file=sys.stderr)
         subject = open_subject(run, step, request, options.device)
+        kept_in = _record_folder(options, run)
+        kept_in.refuse_other_text(step, subject.about)
+        print(f"probing step {step}: {', '.join(names)}", file=sys.stderr)
         record = subject.probe(names, sequences, options.batch_size)
         kept_in.add_probe(step, record.arrays, subject.about)
         found[str(step)] = record.scalars
