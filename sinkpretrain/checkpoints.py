@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sinkpretrain.errors import ResumeError
-from sinkpretrain.runs import file_sha256
+from sinkpretrain.files import file_sha256
 
 MANIFEST = "manifest.json"
 

@@ -10,7 +10,6 @@ Every file but `metrics.jsonl`, which is appended to, appears whole or not at al
 """
 
 import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -24,38 +23,17 @@ import yaml
 
 from sinkpretrain.config import Config
 from sinkpretrain.errors import ConfigError, DataError, ResumeError
+from sinkpretrain.files import write_atomically, write_json
 from sinkpretrain.mappings import build, difference, read_yaml, to_mapping
 from sinkpretrain.records import ABOUT
 
 State = Literal["running", "done", "failed", "preempted"]
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old or the new content, never a part, even after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal; read in blocks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def progress_text(values: Mapping[str, float]) -> str:
     """The losses and the speed among these values, for a progress display."""
     shown = {"train/loss": "train {:.3f}", "val/loss": "val {:.3f}", "perf/tokens_per_s": "{:,.0f} tokens/s"}
     return "  ".join(text.format(values[name]) for name, text in shown.items() if name in values)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write an object as indented JSON, whole or not at all; NaN and infinity are refused, JSON has none."""
-    write_atomically(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 class Run:

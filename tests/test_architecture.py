@@ -15,6 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A module imports only from rows above its own, or from its own folder.
 ROWS = (
     ("errors",),
+    ("files",),
     ("mappings",),
     ("registry",),
     ("config",),
@@ -42,6 +43,7 @@ ROW = {unit: row for row, units in enumerate(ROWS) for unit in units}
 
 WITHOUT_TORCH = (
     "errors.py",
+    "files.py",
     "mappings.py",
     "registry.py",
     "config.py",

@@ -20,8 +20,9 @@ from figures.synthetic_runs import (
 
 from sinkpretrain import registry
 from sinkpretrain.errors import DataError
+from sinkpretrain.files import write_json
 from sinkpretrain.report import write_report
-from sinkpretrain.runs import Run, write_json
+from sinkpretrain.runs import Run
 
 ROOT = Path(__file__).parents[1]
 

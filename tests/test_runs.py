@@ -10,8 +10,9 @@ import pytest
 from sinkpretrain import runs
 from sinkpretrain.config import Config
 from sinkpretrain.errors import ConfigError, DataError, ResumeError
+from sinkpretrain.files import write_atomically, write_json
 from sinkpretrain.mappings import build
-from sinkpretrain.runs import Run, write_atomically, write_json
+from sinkpretrain.runs import Run
 
 HOLD = """
 import sys

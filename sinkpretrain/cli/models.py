@@ -139,7 +139,8 @@ def _intervene(options: argparse.Namespace) -> None:
 
 def _record_folder(options: argparse.Namespace, run: Any) -> Any:
     """The run folder that the record goes to: the run's own, or one of the same configuration made for it."""
-    from sinkpretrain.runs import Run, write_atomically
+    from sinkpretrain.files import write_atomically
+    from sinkpretrain.runs import Run
 
     if options.out is None:
         return run

@@ -17,7 +17,7 @@ from sinkpretrain.data.store import (
 )
 from sinkpretrain.data.tokenizer import load_tokenizer, token_bytes, vocabulary_size
 from sinkpretrain.errors import DataError
-from sinkpretrain.runs import file_sha256, write_json
+from sinkpretrain.files import file_sha256, write_json
 
 
 def write_manifest(

@@ -21,7 +21,7 @@ from sinkpretrain.data.shards import SplitWriter
 from sinkpretrain.data.store import FORMAT, MANIFEST, PROGRESS, SPLITS, TOKENIZER, TokenStore
 from sinkpretrain.data.tokenizer import load_tokenizer, pieces, separator_id, vocabulary_size
 from sinkpretrain.errors import DataError
-from sinkpretrain.runs import write_atomically, write_json
+from sinkpretrain.files import write_atomically, write_json
 
 BATCH = 1 << 20  # characters encoded at a time; about 60 bytes of memory each
 COMMIT_BYTES = 32_000_000  # of text between two points from which an interrupted preparation goes on

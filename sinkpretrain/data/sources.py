@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sinkpretrain.errors import ConfigError, DataError
-from sinkpretrain.runs import file_sha256
+from sinkpretrain.files import file_sha256
 
 WHOLE_TEXT = 1 << 30  # bytes of a text file that is read as one document
 COMMIT_HASH = 40  # characters

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from sinkpretrain.data.tokenizer import load_tokenizer, token_text
 from sinkpretrain.errors import DataError
-from sinkpretrain.runs import file_sha256
+from sinkpretrain.files import file_sha256
 
 FORMAT = 1
 SPLITS = ("train", "validation")

@@ -15,7 +15,7 @@ from typing import Literal
 
 from sinkpretrain.data.sources import ListPart, Part, Source, texts_of
 from sinkpretrain.errors import ConfigError, DataError
-from sinkpretrain.runs import file_sha256
+from sinkpretrain.files import file_sha256
 
 SHA256_LENGTH = 64  # hexadecimal digits
 

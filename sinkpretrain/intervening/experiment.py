@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sinkpretrain.errors import ConfigError, DataError
+from sinkpretrain.files import write_json
 from sinkpretrain.intervening.reading import Condition, read_condition
 from sinkpretrain.interventions.base import NeuronOptions, chosen_layers, chosen_neurons
 from sinkpretrain.metrics.super_neurons import DEVIATIONS
-from sinkpretrain.runs import write_json
 from sinkpretrain.subject import Subject
 
 UNTOUCHED = "none"

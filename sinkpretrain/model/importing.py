@@ -13,13 +13,14 @@ from sinkpretrain import checkpoints
 from sinkpretrain.config import Config, DataConfig
 from sinkpretrain.data.tokenizer import load_tokenizer, separator_id
 from sinkpretrain.errors import DataError
+from sinkpretrain.files import file_sha256, write_atomically, write_json
 from sinkpretrain.model import hub_source
 from sinkpretrain.model.hub import llama_of, sliding_window
 from sinkpretrain.model.hub_source import HubModel, Source
 from sinkpretrain.model.llama import Llama
 from sinkpretrain.model.new_folder import new_folder, refuse_taken
 from sinkpretrain.model.parity import logit_parity, parity_tokens, too_far
-from sinkpretrain.runs import Run, file_sha256, write_atomically, write_json
+from sinkpretrain.runs import Run
 
 PACKAGES = ("sinkpretrain", "torch", "transformers", "gguf")
 

@@ -13,13 +13,14 @@ from typing import Any
 
 from sinkpretrain.errors import DataError
 from sinkpretrain.figures.base.arms import config_of
+from sinkpretrain.files import write_atomically
 from sinkpretrain.mappings import difference, to_mapping
 from sinkpretrain.records import ABOUT, HELD_OUT
 from sinkpretrain.report.findings import emergence_table, intervention_tables
 from sinkpretrain.report.story import figures
 from sinkpretrain.report.summary import summary, verdict
 from sinkpretrain.report.tables import imported, label, read_json, table
-from sinkpretrain.runs import Run, write_atomically
+from sinkpretrain.runs import Run
 
 OWN_KEYS = ("variant", "seed")
 MODEL_KEYS = ("model.", "data.bos")  # what says something of a model that was not trained here

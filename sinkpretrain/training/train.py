@@ -18,9 +18,10 @@ from sinkpretrain.config import Config
 from sinkpretrain.data.datamodule import WindowsDataModule
 from sinkpretrain.data.store import TokenStore
 from sinkpretrain.errors import ConfigError, Preempted, ResumeError, SinkpretrainError
+from sinkpretrain.files import write_json
 from sinkpretrain.model.flops import count_parameters, flops_per_token
 from sinkpretrain.model.load import restore_weights
-from sinkpretrain.runs import Run, write_json
+from sinkpretrain.runs import Run
 from sinkpretrain.training import environment
 from sinkpretrain.training.callbacks.checkpointing import Checkpointing
 from sinkpretrain.training.callbacks.probes import Probes

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from sinkpretrain.config import Config, ModelConfig, OptimizerConfig
-from sinkpretrain.runs import Run, write_json
+from sinkpretrain.files import write_json
+from sinkpretrain.runs import Run
 
 LAYERS, HEADS, POSITIONS, NEURONS, CHANNELS, SEQUENCES = 6, 4, 128, 96, 48, 16
 MAPPED = 64  # positions of an attention map

@@ -14,7 +14,7 @@ from sinkpretrain.figures.base.interventions import measured, records_of, streng
 from sinkpretrain.figures.emergence import Emergence
 from sinkpretrain.figures.isolate_position import IsolatePosition
 from sinkpretrain.figures.super_neuron_interventions import SuperNeuronInterventions
-from sinkpretrain.runs import write_json
+from sinkpretrain.files import write_json
 
 
 @pytest.fixture

@@ -14,12 +14,13 @@ from hub_models import assert_same_logits
 from sinkpretrain import checkpoints, registry
 from sinkpretrain.config import AttentionConfig, Config, DataConfig, ModelConfig
 from sinkpretrain.errors import ConfigError, DataError
+from sinkpretrain.files import write_json
 from sinkpretrain.model import exporting, model_file
 from sinkpretrain.model.exporting import export_hf
 from sinkpretrain.model.importing import import_model
 from sinkpretrain.model.llama import Llama
 from sinkpretrain.model.load import load_model
-from sinkpretrain.runs import Run, write_json
+from sinkpretrain.runs import Run
 
 transformers = pytest.importorskip("transformers", reason="models of the hub need the extra 'hub'")
 

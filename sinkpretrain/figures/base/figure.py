@@ -13,7 +13,8 @@ from sinkpretrain import registry
 from sinkpretrain.errors import ConfigError, DataError
 from sinkpretrain.figures.base.arms import Arm, Axis, arms_of
 from sinkpretrain.figures.base.style import GREY, GRID, INK, PAPER, STYLE
-from sinkpretrain.runs import Run, write_atomically
+from sinkpretrain.files import write_atomically
+from sinkpretrain.runs import Run
 
 # What colours of the style become on a dark screen; the others are legible on both.
 DARK = {
