@@ -6,14 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sinkpretrain import registry
-from sinkpretrain.errors import ConfigError
+from sinkpretrain.errors import ConfigError, check
 from sinkpretrain.mappings import build, merge, read_yaml
-
-
-def _check(condition: bool, key: str, value: object, allowed: str) -> None:
-    """Refuse a value out of range, with the range."""
-    if not condition:
-        raise ConfigError(f"{key}: {value!r} is out of range; allowed: {allowed}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +47,10 @@ def _check_rope_scaling(given: Mapping[str, Any]) -> None:
         raise ConfigError(f"{key}: '{name}' needs {needed}; given: {', '.join(numbers) or 'none of them'}")
     for number in numbers:
         is_positive = isinstance(given[number], int | float) and given[number] > 0
-        _check(is_positive, f"{key}.{number}", given[number], "a number > 0")
+        check(is_positive, f"{key}.{number}", given[number], "a number > 0")
     if name == "llama3":
         low, high = given["low_freq_factor"], given["high_freq_factor"]
-        _check(high > low, f"{key}.high_freq_factor", high, f"> low_freq_factor ({low})")
+        check(high > low, f"{key}.high_freq_factor", high, f"> low_freq_factor ({low})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,16 +78,16 @@ class ModelConfig:
         if self.rope_scaling is not None:
             _check_rope_scaling(self.rope_scaling)
         for name in ("n_layers", "n_heads", "d_model", "d_ff"):
-            _check(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), ">= 1")
-        _check(self.vocab_size is None or self.vocab_size >= 2, "model.vocab_size", self.vocab_size, ">= 2, or null")
-        _check(self.context_length >= 2, "model.context_length", self.context_length, ">= 2 tokens")
-        _check(self.rope_theta > 0, "model.rope_theta", self.rope_theta, "> 0")
-        _check(self.norm_eps > 0, "model.norm_eps", self.norm_eps, "> 0")
+            check(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), ">= 1")
+        check(self.vocab_size is None or self.vocab_size >= 2, "model.vocab_size", self.vocab_size, ">= 2, or null")
+        check(self.context_length >= 2, "model.context_length", self.context_length, ">= 2 tokens")
+        check(self.rope_theta > 0, "model.rope_theta", self.rope_theta, "> 0")
+        check(self.norm_eps > 0, "model.norm_eps", self.norm_eps, "> 0")
         head_size_is_even = self.d_model % self.n_heads == 0 and (self.d_model // self.n_heads) % 2 == 0
-        _check(head_size_is_even, "model.d_model", self.d_model, f"an even multiple of n_heads ({self.n_heads})")
+        check(head_size_is_even, "model.d_model", self.d_model, f"an even multiple of n_heads ({self.n_heads})")
         if self.n_kv_heads is not None:
             divides = self.n_kv_heads >= 1 and self.n_heads % self.n_kv_heads == 0
-            _check(divides, "model.n_kv_heads", self.n_kv_heads, f"a divisor of n_heads ({self.n_heads}), or null")
+            check(divides, "model.n_kv_heads", self.n_kv_heads, f"a divisor of n_heads ({self.n_heads}), or null")
 
     @property
     def head_size(self) -> int:
@@ -118,7 +112,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Refuse combinations without a meaning."""
-        _check(self.workers >= 0, "data.workers", self.workers, ">= 0")
+        check(self.workers >= 0, "data.workers", self.workers, ">= 0")
         if self.bos == "window" and self.document_mask:
             raise ConfigError(
                 "data.bos: 'window' gives a BOS to the first document of a window only, which data.document_mask "
@@ -140,12 +134,12 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         """Refuse what AdamW cannot use."""
-        _check(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "> 0")
+        check(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "> 0")
         for name in ("beta1", "beta2"):
-            _check(0 <= getattr(self, name) < 1, f"optimizer.{name}", getattr(self, name), "0 <= value < 1")
-        _check(self.eps > 0, "optimizer.eps", self.eps, "> 0")
-        _check(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, ">= 0")
-        _check(self.clip is None or self.clip > 0, "optimizer.clip", self.clip, "> 0, or null")
+            check(0 <= getattr(self, name) < 1, f"optimizer.{name}", getattr(self, name), "0 <= value < 1")
+        check(self.eps > 0, "optimizer.eps", self.eps, "> 0")
+        check(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, ">= 0")
+        check(self.clip is None or self.clip > 0, "optimizer.clip", self.clip, "> 0, or null")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,9 +153,9 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
-        _check(self.warmup_steps >= 0, "schedule.warmup_steps", self.warmup_steps, ">= 0")
+        check(self.warmup_steps >= 0, "schedule.warmup_steps", self.warmup_steps, ">= 0")
         for name in ("final_fraction", "decay_fraction"):
-            _check(0 <= getattr(self, name) <= 1, f"schedule.{name}", getattr(self, name), "0 <= value <= 1")
+            check(0 <= getattr(self, name) <= 1, f"schedule.{name}", getattr(self, name), "0 <= value <= 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,8 +167,8 @@ class ValidationConfig:
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
-        _check(self.every >= 1, "validation.every", self.every, ">= 1 step")
-        _check(self.windows >= 1, "validation.windows", self.windows, ">= 1")
+        check(self.every >= 1, "validation.every", self.every, ">= 1 step")
+        check(self.windows >= 1, "validation.windows", self.windows, ">= 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,10 +193,10 @@ class ProbesConfig:
 
     def __post_init__(self) -> None:
         """Refuse values out of range and unknown metrics."""
-        _check(self.every >= 1, "probes.every", self.every, ">= 1 step")
-        _check(self.windows >= 1, "probes.windows", self.windows, ">= 1")
+        check(self.every >= 1, "probes.every", self.every, ">= 1 step")
+        check(self.windows >= 1, "probes.windows", self.windows, ">= 1")
         for name in self.metrics:
-            _check(name in registry.names("metrics"), "probes.metrics", name, ", ".join(registry.names("metrics")))
+            check(name in registry.names("metrics"), "probes.metrics", name, ", ".join(registry.names("metrics")))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,8 +208,8 @@ class CheckpointsConfig:
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
-        _check(self.every >= 1, "checkpoints.every", self.every, ">= 1 step")
-        _check(self.keep >= 2, "checkpoints.keep", self.keep, ">= 2, so that one is always whole")
+        check(self.every >= 1, "checkpoints.every", self.every, ">= 1 step")
+        check(self.keep >= 2, "checkpoints.keep", self.keep, ">= 2, so that one is always whole")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,16 +248,16 @@ class Config:
     def __post_init__(self) -> None:
         """Refuse values out of range and batches that do not divide."""
         for name in ("tokens", "global_batch_size", "micro_batch_size", "devices", "nodes", "log_every"):
-            _check(getattr(self, name) >= 1, name, getattr(self, name), ">= 1")
-        _check(0 <= self.seed < 2**32, "seed", self.seed, "0 <= value < 2^32")
-        _check(0 <= self.data.seed < 2**32, "data.seed", self.data.seed, "0 <= value < 2^32")
+            check(getattr(self, name) >= 1, name, getattr(self, name), ">= 1")
+        check(0 <= self.seed < 2**32, "seed", self.seed, "0 <= value < 2^32")
+        check(0 <= self.data.seed < 2**32, "data.seed", self.data.seed, "0 <= value < 2^32")
         together = self.micro_batch_size * self.devices * self.nodes
         if self.global_batch_size % together:
             raise ConfigError(
                 f"global_batch_size: {self.global_batch_size} is not a multiple of micro_batch_size x devices x nodes "
                 f"= {self.micro_batch_size} x {self.devices} x {self.nodes}; change one of them"
             )
-        _check(self.steps >= 1, "tokens", self.tokens, f">= {self.tokens_per_step} (one optimizer step)")
+        check(self.steps >= 1, "tokens", self.tokens, f">= {self.tokens_per_step} (one optimizer step)")
 
     @property
     def tokens_per_step(self) -> int:

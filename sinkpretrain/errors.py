@@ -44,3 +44,9 @@ class Interrupted(Preempted):
     """Training stopped on Ctrl-C after saving."""
 
     exit_code = 130
+
+
+def check(condition: bool, key: str, value: object, allowed: str) -> None:
+    """Refuse a value out of range, with the range."""
+    if not condition:
+        raise ConfigError(f"{key}: {value!r} is out of range; allowed: {allowed}")

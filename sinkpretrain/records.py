@@ -6,6 +6,7 @@ from typing import Any
 from sinkpretrain.config import Config
 
 ABOUT = "about"  # in a probe record: the text it was measured on, as JSON
+UNTOUCHED = "none"  # the condition of an intervention's record in which nothing was changed
 HELD_OUT = "held-out"  # that text, where it is the run's own
 
 Rows = list[dict[str, Any]]

@@ -1,7 +1,6 @@
 """What is probed and intervened on: a checkpoint, the text it runs on, and the run folder that keeps the records."""
 
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from sinkpretrain.data.tokenizer import token_text
 from sinkpretrain.data.windows import IGNORED, Batch, Windows
 from sinkpretrain.errors import ConfigError, ResumeError
 from sinkpretrain.model.importing import import_model
-from sinkpretrain.model.llama import Llama, next_token_loss
+from sinkpretrain.model.llama import Llama, next_token_loss, perplexity
 from sinkpretrain.model.load import load_model
 from sinkpretrain.probing import Probe, Record
 from sinkpretrain.records import about_held_out
@@ -59,7 +58,7 @@ class Subject:
 
     def held_out(self, sequences: int) -> Iterator[Batch]:
         """Windows spread evenly over the text, one batch each; as many as there are, where that is fewer."""
-        for number in self.windows.fixed(min(sequences, len(self.windows))):
+        for number in self._fixed(sequences):
             yield self.batch(number[None])
 
     def batch(self, ids: NDArray[np.int64]) -> Batch:
@@ -69,11 +68,25 @@ class Subject:
         documents = None if document_BT is None else document_BT.to(device)
         return Batch(tokens_BT.to(device), targets_BT.to(device), documents)
 
+    def at_step(self, step: int) -> "Subject":
+        """Another checkpoint of the run on the same text and device.
+
+        Raises:
+            ResumeError: no whole checkpoint of that step.
+        """
+        if step == self.step:
+            return self
+        model, _ = load_model(self.run.root, step)
+        return replace(self, step=step, model=model.to(self.model.embedding.weight.device))
+
+    def _fixed(self, sequences: int) -> NDArray[np.int64]:
+        return self.windows.fixed(min(sequences, len(self.windows)))
+
     def probe(self, metrics: Sequence[str], sequences: int, batch_size: int) -> Record:
         """Measure the checkpoint; the scalars also have the `text/loss` (nats a token) and `text/perplexity`."""
         found = Probe(
             metrics,
-            held_out=lambda count: _together(self.held_out(count)),
+            held_out=lambda count: [self.batch(self._fixed(count))],
             sequences=sequences,
             tokens=self.windows.context_length,
             batch_size=batch_size,
@@ -81,7 +94,7 @@ class Subject:
             token_text=lambda token: token_text(self.tokenizer, token),
         ).run(self.model)
         loss = mean_loss(self.model, self.held_out(sequences))
-        return Record(found.arrays, {"text/loss": loss, "text/perplexity": math.exp(min(loss, 700.0)), **found.scalars})
+        return Record(found.arrays, {"text/loss": loss, "text/perplexity": perplexity(loss), **found.scalars})
 
 
 def open_run(source: Path | str) -> Run:
@@ -182,10 +195,3 @@ def _store(run: Run, config: Config, request: TextRequest, tokenizer: Tokenizer,
     if separator is None:
         raise ConfigError(f"{run.root}: its tokenizer has neither a BOS nor a token between documents")
     return read_text(request.path, tokenizer, separator)
-
-
-def _together(batches: Iterator[Batch]) -> list[Batch]:
-    """Batches of one window as one batch, which the probe cuts as it needs."""
-    tokens, targets, documents = zip(*batches, strict=True)
-    document_BT = None if documents[0] is None else torch.cat(documents)
-    return [Batch(torch.cat(tokens), torch.cat(targets), document_BT)]

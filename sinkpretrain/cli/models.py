@@ -89,8 +89,9 @@ def _probe(options: argparse.Namespace) -> None:
     sequences = options.sequences or run.config().probes.windows
     found: dict[str, Any] = {}
     steps = sorted({step for which in options.checkpoint for step in steps_of(run, which)})
+    subject = open_subject(run, steps[0], request, options.device)
     for step in steps:
-        subject = open_subject(run, step, request, options.device)
+        subject = subject.at_step(step)
         kept_in = _record_folder(options, run)
         kept_in.refuse_other_text(step, subject.about)
         print(f"probing step {step}: {', '.join(names)}", file=sys.stderr)
@@ -105,13 +106,11 @@ def _probe(options: argparse.Namespace) -> None:
 
 
 def _intervene(options: argparse.Namespace) -> None:
-    from sinkpretrain.intervening.experiment import SWEEPS, Experiment, run_experiment
+    from sinkpretrain.intervening.experiment import Experiment, run_experiment, usual_sweep
     from sinkpretrain.intervening.table import table
     from sinkpretrain.subject import TextRequest, open_run, open_subject, steps_of
 
-    if options.name not in SWEEPS:
-        raise ConfigError(f"--with: {options.name!r} is not one of {', '.join(SWEEPS)}")
-    usual = SWEEPS[options.name]
+    usual = usual_sweep(options.name)
     experiment = Experiment(
         name=options.name,
         positions=options.position or [usual.position],

@@ -11,20 +11,18 @@ from sinkpretrain.figures.base import Figure
 from sinkpretrain.figures.base.arms import Arm, Axis, Curve, Point, each_arm
 from sinkpretrain.figures.base.interventions import (
     SPREAD,
-    UNTOUCHED,
     Record,
     measured,
-    no_intervention,
     places,
     positions,
     record_of,
-    records_of,
     records_of_each,
     spread_note,
     strengths,
 )
 from sinkpretrain.figures.base.legend import legend
 from sinkpretrain.figures.base.style import GREY, canvas, colour, draw_arm, from_zero, log_axis, plain
+from sinkpretrain.records import UNTOUCHED
 from sinkpretrain.runs import Run
 
 NAME, SCALED, RANDOM = "amplify_variance", "scale_norm", "random_direction"
@@ -60,8 +58,7 @@ class AmplifyVariance(Figure):
 
     def read_arms(self, arms: Sequence[Arm]) -> str:
         """The score at the largest lambda, of the controls there, and untouched."""
-        if not any(records_of(arm, NAME) for arm in arms):
-            raise no_intervention(arms, NAME)
+        records_of_each(arms, NAME)
         texts = [
             f"{words} {each_arm(arms, _largest(condition))}"
             for condition, words in ((NAME, "amplified"), (SCALED, "norm scaled"), (RANDOM, "random direction"))

@@ -8,20 +8,18 @@ from matplotlib.figure import Figure as Canvas
 from sinkpretrain.figures.base import Figure
 from sinkpretrain.figures.base.arms import Arm, Axis, Point, each_arm
 from sinkpretrain.figures.base.interventions import (
-    UNTOUCHED,
     band,
     curve,
     measured,
-    no_intervention,
     places,
     positions,
     record_of,
-    records_of,
     records_of_each,
     spread_note,
 )
 from sinkpretrain.figures.base.legend import legend
 from sinkpretrain.figures.base.style import GREY, canvas, draw_arm, from_zero, plain
+from sinkpretrain.records import UNTOUCHED
 from sinkpretrain.runs import Run
 
 NAME = "isolate_position"
@@ -54,8 +52,7 @@ class IsolatePosition(Figure):
 
     def read_arms(self, arms: Sequence[Arm]) -> str:
         """What the isolated position receives, what it received before, and what the first one does."""
-        if not any(records_of(arm, NAME) for arm in arms):
-            raise no_intervention(arms, NAME)
+        records_of_each(arms, NAME)
         after, before, first = (
             each_arm(arms, score) for score in (_score(NAME), _score(UNTOUCHED), _score(UNTOUCHED, place=0))
         )

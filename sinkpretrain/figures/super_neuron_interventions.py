@@ -8,7 +8,6 @@ from matplotlib.figure import Figure as Canvas
 from sinkpretrain.figures.base import Figure
 from sinkpretrain.figures.base.arms import Arm, Axis, Point, each_arm
 from sinkpretrain.figures.base.interventions import (
-    UNTOUCHED,
     Record,
     band,
     curve,
@@ -21,6 +20,7 @@ from sinkpretrain.figures.base.interventions import (
 )
 from sinkpretrain.figures.base.legend import legend
 from sinkpretrain.figures.base.style import GREY, canvas, draw_arm, from_zero, layer_axis, plain, short
+from sinkpretrain.records import UNTOUCHED
 from sinkpretrain.runs import Run
 
 # Each intervention with its control, as many random neurons, and what it does in words.

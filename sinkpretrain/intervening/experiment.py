@@ -9,9 +9,8 @@ from sinkpretrain.files import write_json
 from sinkpretrain.intervening.reading import Condition, read_condition
 from sinkpretrain.interventions.base import NeuronOptions, chosen_layers, chosen_neurons
 from sinkpretrain.metrics.super_neurons import DEVIATIONS
+from sinkpretrain.records import UNTOUCHED
 from sinkpretrain.subject import Subject
-
-UNTOUCHED = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +29,17 @@ SWEEPS = {
     "ablate_super_neurons": Sweep(position=0, layers=None, strengths=(1.0,)),
     "densify_down_projection": Sweep(position=0, layers=None, strengths=(1.0,)),
 }
+
+
+def usual_sweep(name: str) -> Sweep:
+    """The sweep of an intervention where the user says nothing else.
+
+    Raises:
+        ConfigError: an intervention that is only a control, or none at all.
+    """
+    if name not in SWEEPS:
+        raise ConfigError(f"--with: {name!r} is not one of {', '.join(SWEEPS)}; the others run as controls")
+    return SWEEPS[name]
 
 
 # Interventions on neurons, with the name of their control.
@@ -55,8 +65,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run."""
-        if self.name not in SWEEPS:
-            raise ConfigError(f"--with: {self.name!r} is not one of {', '.join(SWEEPS)}; the others run as controls")
+        usual_sweep(self.name)
         if self.name == "amplify_variance" and (self.layers is None or len(self.layers) != 1):
             raise ConfigError("--layer: amplify_variance acts in one layer; give one")
         if self.name == "isolate_position" and list(self.strengths) != [1.0]:

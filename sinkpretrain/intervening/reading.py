@@ -15,9 +15,9 @@ from torch import Tensor
 
 from sinkpretrain.data.windows import IGNORED, Batch
 from sinkpretrain.interventions.base import intervene
-from sinkpretrain.metrics.base import Arrays, LayerView, Metric, Sums, above, at_least_float32, double, sum_by_position
+from sinkpretrain.metrics.base import Arrays, LayerView, Metric, Sums, above, at_least_float32, mean, sum_by_position
 from sinkpretrain.metrics.sink_rate import THRESHOLD
-from sinkpretrain.model.llama import Llama, next_token_loss
+from sinkpretrain.model.llama import Llama, next_token_loss, perplexity
 from sinkpretrain.probing import Sequences, measure_layers, measuring
 
 
@@ -48,7 +48,7 @@ def read_condition(model: Llama, condition: Condition, batch: Batch, position: i
         )
     targets = int((batch.targets_BT != IGNORED).sum())
     sums = {key: np.stack([layer[key] for layer in layers]) for key in layers[0]}
-    row = {**_row(metric.finish(sums), position), "perplexity": math.exp(min(nats / targets, 700.0))}
+    row = {**_row(metric.finish(sums), position), "perplexity": perplexity(nats / targets)}
     return {name: _json(value) for name, value in row.items()}
 
 
@@ -91,14 +91,13 @@ class _Reading(Metric):
             "tokens": torch.ones_like(resid_BTC[..., 0]),
         }
         values = by_head | {name: value_BT[:, None] for name, value_BT in by_token.items()}
-        return {name: double(sum_by_position(view, value_BHT)).sum(dim=0) for name, value_BHT in values.items()}
+        return {name: sum_by_position(view, value_BHT).sum(dim=0) for name, value_BHT in values.items()}
 
     def finish(self, sums: Arrays) -> Arrays:
         """Means over sequences and heads; `rows` stays the number of rows with mass."""
         count = {"score": "score_count", "sinks": "score_count", "score_raw": "heads"}
         count |= {"first": "rows", "entropy": "rows", "dominance": "tokens", "peak": "tokens"}
-        with np.errstate(invalid="ignore", divide="ignore"):
-            means = {name: np.where(sums[of] > 0, sums[name] / sums[of], np.nan) for name, of in count.items()}
+        means = {name: mean(sums[name], sums[of]) for name, of in count.items()}
         return {**means, "rows": sums["rows"]}
 
 

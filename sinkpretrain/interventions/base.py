@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sinkpretrain import registry
 from sinkpretrain.attention.base import AttentionWeights, Mask
-from sinkpretrain.errors import ConfigError
+from sinkpretrain.errors import check
 from sinkpretrain.metrics.super_neurons import neurons
 from sinkpretrain.model.llama import Llama
 from sinkpretrain.taps import replace
@@ -46,12 +46,6 @@ def intervene(model: Llama, name: str, **options: Any) -> Iterator[None]:
     kind = registry.load("interventions", name)
     with kind(registry.build_options("interventions", name, options, f"intervene {name}")).applied_to(model):
         yield
-
-
-def check(condition: bool, key: str, value: object, allowed: str) -> None:
-    """Refuse an option out of range, with the range."""
-    if not condition:
-        raise ConfigError(f"{key}: {value!r} is out of range; allowed: {allowed}")
 
 
 def chosen_layers(model: Llama, layers: Sequence[int] | None) -> list[int]:

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from sinkpretrain.attention.base import Mask
-from sinkpretrain.interventions.base import Intervention, check, chosen_layers, edited_masks
+from sinkpretrain.errors import check
+from sinkpretrain.interventions.base import Intervention, chosen_layers, edited_masks
 from sinkpretrain.model.llama import Llama
 
 

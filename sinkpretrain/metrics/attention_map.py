@@ -5,11 +5,10 @@ Shapes use B batch, T query positions, S key positions, R a block of query rows,
 
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from sinkpretrain.metrics.base import Arrays, Inputs, LayerView, Metric, Sums, at_least_float32, double
+from sinkpretrain.metrics.base import Arrays, Inputs, LayerView, Metric, Sums, at_least_float32, double, mean
 
 
 class AttentionMap(Metric):
@@ -47,8 +46,7 @@ class AttentionMap(Metric):
 
     def finish(self, sums: Arrays) -> Arrays:
         """Means over sequences and heads."""
-        with np.errstate(invalid="ignore"):
-            return {name: sums[name] / sums[f"{name}_count"][..., None] for name in self.arrays}
+        return {name: mean(sums[name], sums[f"{name}_count"]) for name in self.arrays}
 
 
 def _add(total: Tensor, place: Tensor, value: Tensor) -> None:

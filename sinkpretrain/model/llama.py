@@ -4,6 +4,7 @@ Shapes use B batch, T query positions, S key positions, R a block of query rows,
 D head size, C model width, V vocabulary.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -144,6 +145,11 @@ def next_token_loss(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
     """The summed negative log-likelihood of the targets in nats, in float32; targets of -100 do not count."""
     logits_NV, targets_N = logits_BTV.float().flatten(0, 1), targets_BT.flatten()
     return F.cross_entropy(logits_NV, targets_N, ignore_index=IGNORED, reduction="sum")
+
+
+def perplexity(loss: float) -> float:
+    """exp of a loss in nats a token, kept finite."""
+    return math.exp(min(loss, 700.0))
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from html import escape
 import numpy as np
 
 from sinkpretrain.comparison.emergence import Emergence, emergences, prediction
-from sinkpretrain.records import by_condition, place
+from sinkpretrain.records import UNTOUCHED, by_condition, place
 from sinkpretrain.report.tables import NOTHING, label, number, table
 from sinkpretrain.runs import Run
 
@@ -71,7 +71,7 @@ def _intervention_table(run: Run, name: str) -> str:
     )
     rows = [
         [
-            "untouched" if condition == "none" else condition,
+            "untouched" if condition == UNTOUCHED else condition,
             NOTHING if strength is None else f"{strength:g}",
             str(position),
             *(_spread([row[quantity] for row in of], form) for quantity, _, form in QUANTITIES),

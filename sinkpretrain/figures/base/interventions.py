@@ -12,10 +12,9 @@ from matplotlib.lines import Line2D
 from sinkpretrain.errors import DataError
 from sinkpretrain.figures.base.arms import Arm, Curve, MissingRecord
 from sinkpretrain.figures.base.style import GREY, colour
-from sinkpretrain.records import place
+from sinkpretrain.records import UNTOUCHED, place
 from sinkpretrain.runs import Run
 
-UNTOUCHED = "none"
 SPREAD = "_spread"  # the label of bands and error bars
 
 

@@ -7,7 +7,7 @@ import torch
 from lightning.fabric.utilities.apply_func import move_data_to_device
 
 from sinkpretrain.data.windows import IGNORED
-from sinkpretrain.model.llama import next_token_loss
+from sinkpretrain.model.llama import next_token_loss, perplexity
 from sinkpretrain.training.callbacks.base import StepCallback, is_due
 from sinkpretrain.training.module import PretrainModule
 
@@ -52,6 +52,6 @@ class Validation(StepCallback):
         loss = nats / targets
         return {
             "val/loss": loss,
-            "val/perplexity": math.exp(min(loss, 700.0)),
+            "val/perplexity": perplexity(loss),
             "val/bits_per_byte": nats / math.log(2) / text_bytes,
         }
