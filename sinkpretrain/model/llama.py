@@ -37,7 +37,7 @@ class SelfAttention(nn.Module):
             d_model=config.d_model,
             context_length=config.context_length,
         )
-        self.shape = shape
+        self.shape, self.layer = shape, layer
         self.w_q = nn.Linear(config.d_model, shape.n_heads * shape.head_size, bias=False)
         self.w_k = nn.Linear(config.d_model, shape.kv_heads * shape.head_size, bias=False)
         self.w_v = nn.Linear(config.d_model, shape.kv_heads * shape.head_size, bias=False)
@@ -49,12 +49,16 @@ class SelfAttention(nn.Module):
         )
         self.taps = nn.ModuleDict({name: Tap(name, layer) for name in ("q", "k", "v", "mixed", "head_out", "attn_out")})
 
-    def forward(self, x_BTC: Tensor, table: tuple[Tensor, Tensor], mask: Mask) -> Tensor:
+    def forward(
+        self, x_BTC: Tensor, table: tuple[Tensor, Tensor], mask: Mask, cache: "KeyValueCache | None" = None
+    ) -> Tensor:
         """What attention adds to the residual stream, from the block's normed input."""
         size = self.shape.head_size
         q_BTHD = self.taps["q"](RoPE.rotate(rearrange(self.w_q(x_BTC), "b t (h d) -> b t h d", d=size), table))
         k_BTGD = self.taps["k"](RoPE.rotate(rearrange(self.w_k(x_BTC), "b t (g d) -> b t g d", d=size), table))
         v_BTGD = self.taps["v"](rearrange(self.w_v(x_BTC), "b t (g d) -> b t g d", d=size))
+        if cache is not None:
+            k_BTGD, v_BTGD = cache.extended(self.layer, k_BTGD, v_BTGD)
         out_BTHD = self.taps["mixed"](self.weights.mix(q_BTHD, k_BTGD, v_BTGD, mask))
         for transform in self.output:
             out_BTHD = transform(out_BTHD, x_BTC)
@@ -75,10 +79,12 @@ class Block(nn.Module):
         self.tap_in = Tap("resid_in", layer)
         self.tap_out = Tap("resid_out", layer)
 
-    def forward(self, x_BTC: Tensor, table: tuple[Tensor, Tensor], mask: Mask) -> Tensor:
+    def forward(
+        self, x_BTC: Tensor, table: tuple[Tensor, Tensor], mask: Mask, cache: "KeyValueCache | None" = None
+    ) -> Tensor:
         """The residual stream after the block."""
         x_BTC = self.tap_in(x_BTC)
-        x_BTC = x_BTC + self.attention(self.attention_norm(x_BTC), table, mask)
+        x_BTC = x_BTC + self.attention(self.attention_norm(x_BTC), table, mask, cache)
         x_BTC = self.tap_out(x_BTC + self.mlp(self.mlp_norm(x_BTC)))
         return x_BTC
 
@@ -113,32 +119,83 @@ class Llama(nn.Module):
         if not self.head.weight.is_meta:
             initialise(self, seed)
 
-    def forward(self, tokens_BT: Tensor, document_BT: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        document_BT: Tensor | None = None,
+        shared_prompt: bool = False,
+        cache: "KeyValueCache | None" = None,
+    ) -> Tensor:
         """Logits of the next token, logits_BTV.
 
         Args:
             tokens_BT: token ids.
-            document_BT: which document each position belongs to, rising along T. Positions then count from each
+            document_BT: which document each position belongs to, in runs along T. Positions then count from each
                 document's own first token and no query sees another document's keys.
+            shared_prompt: document 0 is a prompt that each later document continues: they see it, and count on from
+                it. Negative documents are padding.
+            cache: keys and values of the tokens before these, to which theirs are added.
 
         Raises:
-            ConfigError: more positions than the context length.
+            ConfigError: a position beyond the context length.
         """
-        logits_BTV: Tensor = self.head(self.norm(self.residual(tokens_BT, document_BT)))
+        return self.logits(self.residual(tokens_BT, document_BT, shared_prompt, cache))
+
+    def logits(self, x_BTC: Tensor) -> Tensor:
+        """Logits of the next token from the residual stream after the last block."""
+        logits_BTV: Tensor = self.head(self.norm(x_BTC))
         return logits_BTV
 
-    def residual(self, tokens_BT: Tensor, document_BT: Tensor | None = None) -> Tensor:
+    def residual(
+        self,
+        tokens_BT: Tensor,
+        document_BT: Tensor | None = None,
+        shared_prompt: bool = False,
+        cache: "KeyValueCache | None" = None,
+    ) -> Tensor:
         """The residual stream after the last block, before the final norm."""
-        tokens = tokens_BT.shape[1]
-        if tokens > self.config.context_length:
+        before = 0 if cache is None else cache.tokens
+        if cache is not None:
+            document_BT = cache.documents(document_BT)
+        tokens = before + tokens_BT.shape[1]
+        mask = Mask(tokens, tokens_BT.device, document_BT, shared_prompt=shared_prompt, before=before)
+        longest = int(mask.position.max()) + 1 if shared_prompt else tokens
+        if longest > self.config.context_length:
             limit = self.config.context_length
-            raise ConfigError(f"{tokens} tokens are more than the model's context length of {limit}")
-        mask = Mask(tokens, tokens_BT.device, document_BT)
-        table = self.rope.table(mask.position)
-        x_BTC: Tensor = self.embedding(tokens_BT)
-        for block in self.blocks:
-            x_BTC = block(x_BTC, table, mask)
+            raise ConfigError(f"{longest} tokens are more than the model's context length of {limit}")
+        return self.through_blocks(self.embedding(tokens_BT), mask, cache=cache)
+
+    def through_blocks(self, x_BTC: Tensor, mask: Mask, first: int = 0, cache: "KeyValueCache | None" = None) -> Tensor:
+        """The residual stream after the last block, from the one that block `first` reads."""
+        table = self.rope.table(mask.position[..., mask.before :])
+        for block in list(self.blocks)[first:]:
+            x_BTC = block(x_BTC, table, mask, cache)
         return x_BTC
+
+
+class KeyValueCache:
+    """Keys and values of the tokens so far, for passes that go on from them; queries of earlier tokens are not kept."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self._document_BT: Tensor | None = None
+        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def documents(self, document_BT: Tensor | None) -> Tensor | None:
+        """The documents of all tokens, with those of the new ones."""
+        if document_BT is not None and self._document_BT is not None:
+            document_BT = torch.cat([self._document_BT, document_BT], dim=1)
+        self._document_BT = document_BT
+        return document_BT
+
+    def extended(self, layer: int, k_BTGD: Tensor, v_BTGD: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of all tokens of a layer, with those of the new ones."""
+        if layer in self._layers:
+            k_BSGD, v_BSGD = self._layers[layer]
+            k_BTGD, v_BTGD = torch.cat([k_BSGD, k_BTGD], dim=1), torch.cat([v_BSGD, v_BTGD], dim=1)
+        self._layers[layer] = (k_BTGD, v_BTGD)
+        self.tokens = k_BTGD.shape[1]
+        return k_BTGD, v_BTGD
 
 
 def next_token_loss(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:

@@ -35,19 +35,18 @@ class VisibleMask(Mask):
     @property
     def is_causal_only(self) -> bool:
         """Whether it was given nothing, and is causal."""
-        return self.visible_B1TS is None
+        return self.visible_B1TS is None and self.before == 0
 
     def visible(self, first: int, last: int) -> Tensor:
         """True where queries `first .. last - 1` see keys `0 .. last - 1`; the last query stands at the last key."""
         if self.visible_B1TS is None:
             return super().visible(first, last)
-        before = self.visible_B1TS.shape[3] - self.visible_B1TS.shape[2]
-        return self.visible_B1TS[:, :, first - before : last - before, :last]
+        return self.visible_B1TS[:, :, first - self.before : last - self.before, :last]
 
     @property
     def dense(self) -> Tensor:
         """What all queries see."""
-        return super().visible(0, self.tokens) if self.visible_B1TS is None else self.visible_B1TS
+        return super().visible(self.before, self.tokens) if self.visible_B1TS is None else self.visible_B1TS
 
 
 class SinkpretrainAttention(LlamaAttention):  # type: ignore[misc]
@@ -86,10 +85,7 @@ class SinkpretrainAttention(LlamaAttention):  # type: ignore[misc]
             k_BGSD, v_BGSD = (x[:, :, :keys] for x in cached)  # a static cache is longer than what is in it
         q_BTHD, k_BSGD, v_BSGD = (rearrange(x, "b h t d -> b t h d") for x in (q_BHTD, k_BGSD, v_BGSD))
         mask = _mask(attention_mask, before, keys, q_BTHD.device)
-        if before == 0:
-            out_BTHD = self.weights.mix(q_BTHD, k_BSGD, v_BSGD, mask)
-        else:  # the queries follow cached keys: one block of rows of the definition
-            out_BTHD = self.weights._mix_rows(q_BTHD, k_BSGD, v_BSGD, mask, before).to(q_BTHD.dtype)
+        out_BTHD = self.weights.mix(q_BTHD, k_BSGD, v_BSGD, mask)
         for transform in self.output:
             out_BTHD = transform(out_BTHD, hidden_states)
         return self.o_proj(rearrange(out_BTHD, "b t h d -> b t (h d)")), None
@@ -159,8 +155,10 @@ def _mask(attention_mask: Tensor | None, before: int, keys: int, device: torch.d
     A query that sees nothing is padding; it is given its own key, so that its row of weights exists.
     """
     if attention_mask is None:
-        return VisibleMask(keys, device)
+        return VisibleMask(keys, device, before=before)
     attention_mask = attention_mask[..., :keys]
     seen_B1TS = attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0
     own_TS = torch.arange(keys, device=device) == torch.arange(before, keys, device=device)[:, None]
-    return VisibleMask(keys, device, visible_B1TS=seen_B1TS | (own_TS & ~seen_B1TS.any(dim=-1, keepdim=True)))
+    return VisibleMask(
+        keys, device, before=before, visible_B1TS=seen_B1TS | (own_TS & ~seen_B1TS.any(dim=-1, keepdim=True))
+    )

@@ -45,9 +45,9 @@ class KvBias(AttentionWeights):
         missing_BHR = 1.0 - weights_BHRS.sum(dim=-1)
         return mixed_BRHD + einsum(missing_BHR, self.value_HD.to(weights_BHRS.dtype), "b h r, h d -> b r h d")
 
-    def fused(self, q_BTHD: Tensor, k_BTGD: Tensor, v_BTGD: Tensor, mask: Mask) -> Tensor | None:
+    def fused(self, q_BTHD: Tensor, k_BSGD: Tensor, v_BSGD: Tensor, mask: Mask) -> Tensor | None:
         """SDPA beside the learned key."""
         if not mask.is_causal_only:
             return None
         value_HD = torch.zeros_like(self.key_HD) if self.value_HD is None else self.value_HD
-        return fused_beside_key(q_BTHD, k_BTGD, v_BTGD, self.key_HD, value_HD)
+        return fused_beside_key(q_BTHD, k_BSGD, v_BSGD, self.key_HD, value_HD)

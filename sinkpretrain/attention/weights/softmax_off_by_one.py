@@ -14,9 +14,9 @@ class SoftmaxOffByOne(AttentionWeights):
         """Softmax in which a logit of zero takes part and is dropped."""
         return softmax_beside(scores_BHRS, visible, 0.0)
 
-    def fused(self, q_BTHD: Tensor, k_BTGD: Tensor, v_BTGD: Tensor, mask: Mask) -> Tensor | None:
+    def fused(self, q_BTHD: Tensor, k_BSGD: Tensor, v_BSGD: Tensor, mask: Mask) -> Tensor | None:
         """SDPA beside a key of zeros (its score is zero) whose value is zero."""
         if not mask.is_causal_only:
             return None
         zero_HD = q_BTHD.new_zeros(self.shape.n_heads, self.shape.head_size)
-        return fused_beside_key(q_BTHD, k_BTGD, v_BTGD, zero_HD, zero_HD)
+        return fused_beside_key(q_BTHD, k_BSGD, v_BSGD, zero_HD, zero_HD)
