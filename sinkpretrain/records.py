@@ -1,15 +1,41 @@
-"""What records of probes and interventions share, for those who write and those who read them; no torch."""
+"""What records of probes, interventions and evaluations share, for their writers and readers; no torch."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from sinkpretrain.config import Config
+from sinkpretrain.errors import DataError
+from sinkpretrain.mappings import difference
 
 ABOUT = "about"  # in a probe record: the text it was measured on, as JSON
 UNTOUCHED = "none"  # the condition of an intervention's record in which nothing was changed
 HELD_OUT = "held-out"  # that text, where it is the run's own
 
 Rows = list[dict[str, Any]]
+
+
+def read_record(path: Path, command: str) -> dict[str, Any]:
+    """A JSON record; `command` is what makes it.
+
+    Raises:
+        DataError: no such file, or one that is not a JSON object.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such record; make it with {command}")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: is not JSON ({error}); the record was altered") from None
+    if not isinstance(record, dict):
+        raise DataError(f"{path}: holds a {type(record).__name__}, not a record; make it again with {command}")
+    return record
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """`seed was 0, is 5; optimizer.learning_rate was 0.001, is 0.003`; empty where nothing differs."""
+    return "; ".join(f"{key} was {was!r}, is {now!r}" for key, (was, now) in difference(old, new).items())
 
 
 def about_held_out(config: Config) -> dict[str, Any]:

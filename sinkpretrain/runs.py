@@ -5,6 +5,8 @@
 <run>/probes/step_00000512.npz   arrays named <metric>/<array>, by layer, head or position
 <run>/checkpoints/step_00001000/
 <run>/interventions/isolate_position.json   what an intervention and its controls moved
+<run>/act/heads.json  maps.npz   what calibrating single heads does
+<run>/eval/<task set>.json   answers item by item, without and with calibration
 ```
 Every file but `metrics.jsonl`, which is appended to, appears whole or not at all.
 """
@@ -24,8 +26,8 @@ import yaml
 from sinkpretrain.config import Config
 from sinkpretrain.errors import ConfigError, DataError, ResumeError
 from sinkpretrain.files import write_atomically, write_json
-from sinkpretrain.mappings import build, difference, read_yaml, to_mapping
-from sinkpretrain.records import ABOUT
+from sinkpretrain.mappings import build, read_yaml, to_mapping
+from sinkpretrain.records import ABOUT, changes, read_record
 
 State = Literal["running", "done", "failed", "preempted"]
 
@@ -119,9 +121,7 @@ class Run:
         own = self.config()
         vocab_size = config.model.vocab_size or own.model.vocab_size
         given = replace(config, model=replace(config.model, vocab_size=vocab_size))
-        changed = difference(to_mapping(own), to_mapping(given))
-        if changed:
-            listed = "; ".join(f"{key} was {old!r}, is {new!r}" for key, (old, new) in changed.items())
+        if listed := changes(to_mapping(own), to_mapping(given)):
             raise ResumeError(f"{self.root}: was started with another configuration ({listed}); use another --out")
 
     @property
@@ -233,14 +233,42 @@ class Run:
         Raises:
             DataError: no such record, or one that is not JSON.
         """
-        path = self.intervention_path(name)
-        if not path.is_file():
-            raise DataError(f"{path}: no such record; make it with sinkpretrain intervene {self.root} --with {name}")
-        try:
-            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}: is not JSON ({error}); the record was altered") from None
-        return record
+        return read_record(self.intervention_path(name), f"sinkpretrain intervene {self.root} --with {name}")
+
+    @property
+    def heads_path(self) -> Path:
+        """What calibrating each head alone does to calibration items, and the heads that the rules choose."""
+        return self.root / "act" / "heads.json"
+
+    @property
+    def act_maps_path(self) -> Path:
+        """Mean attention maps of the calibrated heads, before and after."""
+        return self.root / "act" / "maps.npz"
+
+    def heads(self) -> dict[str, Any]:
+        """The record of the head search.
+
+        Raises:
+            DataError: no such record, or one that is not JSON.
+        """
+        return read_record(self.heads_path, f"sinkpretrain calibrate {self.root} --tasks TASK ...")
+
+    def evaluation_path(self, task_set: str) -> Path:
+        """Where the record of an evaluation on a set of tasks is."""
+        return self.root / "eval" / f"{task_set}.json"
+
+    def evaluations(self) -> list[str]:
+        """Names of the task sets with a record, sorted."""
+        return sorted(path.stem for path in self.root.glob("eval/*.json"))
+
+    def evaluation(self, task_set: str) -> dict[str, Any]:
+        """The record of an evaluation: `about`, and `conditions` by name, each item by item.
+
+        Raises:
+            DataError: no such record, or one that is not JSON.
+        """
+        tasks = task_set.replace("+", " ")
+        return read_record(self.evaluation_path(task_set), f"sinkpretrain eval {self.root} --tasks {tasks}")
 
     def write_probe(self, step: int, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
         """Write the probe record of a step, whole or not at all; `about` says on which text it was measured."""
@@ -255,8 +283,7 @@ class Run:
         """Raise where a step's probe record is of another text, so that its metrics could not be read together."""
         before = self.probe(step) if step in self.probe_steps() else {}
         measured_on = json.loads(str(before[ABOUT])) if ABOUT in before else {}
-        if before and (changed := difference(measured_on, about)):
-            listed = "; ".join(f"{key} was {old!r}, is {new!r}" for key, (old, new) in changed.items())
+        if before and (listed := changes(measured_on, about)):
             raise ConfigError(
                 f"{self.probe_path(step)}: was measured on another text ({listed}); give --out FOLDER for a record of "
                 "its own, or delete that file"

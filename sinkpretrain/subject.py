@@ -147,7 +147,7 @@ def open_subject(run: Run, step: int, request: TextRequest, device: str = "cpu")
     """
     config = run.config()
     model, tokenizer = load_model(run.root, step)
-    model = model.to(_device(device))
+    model = model.to(device_of(device))
     context = config.model.context_length
     imported = not config.data.store
     tokens = request.tokens or (min(context, LONGEST) if imported else context)
@@ -174,7 +174,7 @@ def mean_loss(model: Llama, batches: Iterator[Batch]) -> float:
     return nats / targets
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
     """The device of that name; `auto` is a CUDA device where there is one."""
     has_gpu = torch.cuda.is_available()
     if name == "cuda" and not has_gpu:

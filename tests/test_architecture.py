@@ -51,7 +51,10 @@ WITHOUT_TORCH = (
     "runs.py",
     "figures",
     "report",
+    "comparison/act_records.py",
     "comparison/emergence.py",
+    "comparison/persistence",
+    "evaluation/statistics.py",
     "cli",
     "__init__.py",
 )

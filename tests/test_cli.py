@@ -17,7 +17,21 @@ from sinkpretrain.cli import run
 from sinkpretrain.runs import Run
 
 ROOT = Path(__file__).parents[1]
-VERBS = ("prepare", "train", "sweep", "import", "export", "probe", "intervene", "plot", "report", "doctor")
+VERBS = (
+    "prepare",
+    "train",
+    "sweep",
+    "import",
+    "export",
+    "probe",
+    "intervene",
+    "calibrate",
+    "eval",
+    "compare",
+    "plot",
+    "report",
+    "doctor",
+)
 
 
 @pytest.fixture

@@ -139,6 +139,9 @@ def test_figures_follow_the_argument_and_the_screen(page):
         "isolate_position by tokens",
         "amplify_variance by tokens",
         "super_neuron_interventions by tokens",
+        "act_heads by tokens",
+        "act_maps by tokens",
+        "act_gains by tokens",
         "sink_rate by tokens",
         "first_token_emergence by tokens",
         "emergence by tokens",
@@ -284,7 +287,7 @@ def test_a_run_that_has_only_begun_is_shown_as_far_as_it_is(tmp_path):
     assert "data_manifest.json: softmax-s0" in page.text
     (probes,) = [item for item in page.items if "sinkpretrain probe RUN" in item]
     assert {"effective_rank", "attention_map", "super_neurons"} < set(probes.partition(":")[0].split(", "))
-    assert len(page.items) == 4  # one for what a probe measures, one for each figure of interventions
+    assert len(page.items) == 6  # of probes, of each intervention, of a head search, of an evaluation
     missing = "isolate_position: no record; make it with sinkpretrain intervene RUN --with isolate_position"
     assert missing in page.items
     assert "<h2>Interventions" not in page.source

@@ -180,3 +180,25 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
+
+
+def test_records_of_act_and_evaluations(run):
+    assert (run.heads_path, run.act_maps_path) == (run.root / "act/heads.json", run.root / "act/maps.npz")
+    assert run.evaluation_path("paper") == run.root / "eval/paper.json"
+    assert run.evaluations() == []
+    with pytest.raises(DataError, match=rf"heads.json: no such record; make it with sinkpretrain calibrate {run.root}"):
+        run.heads()
+    with pytest.raises(DataError, match=rf"make it with sinkpretrain eval {run.root} --tasks arc_easy piqa"):
+        run.evaluation("arc_easy+piqa")
+    for name in ("paper", "embedded"):
+        write_json(run.evaluation_path(name), {"about": {}, "conditions": {}})
+    write_json(run.heads_path, {"heads": []})
+    assert run.evaluations() == ["embedded", "paper"]
+    assert run.evaluation("paper") == {"about": {}, "conditions": {}}
+    assert run.heads() == {"heads": []}
+    run.heads_path.write_text('{"heads": [')
+    with pytest.raises(DataError, match="is not JSON"):
+        run.heads()
+    write_json(run.evaluation_path("paper"), [1])
+    with pytest.raises(DataError, match="holds a list, not a record; make it again with sinkpretrain eval"):
+        run.evaluation("paper")

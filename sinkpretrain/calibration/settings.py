@@ -78,9 +78,14 @@ class Settings:
         """The layers ACT may calibrate.
 
         Raises:
-            ConfigError: layers that the model does not have.
+            ConfigError: layers that the model does not have, or none.
         """
         last = n_layers - 2 if self.last_layer is None else self.last_layer
         if last >= n_layers:
             raise ConfigError(f"last_layer: {last} is out of range; allowed: 0 .. {n_layers - 1}, the model's layers")
+        if last < self.first_layer:
+            raise ConfigError(
+                f"first_layer: {self.first_layer} comes after last_layer, {last}; of the model's {n_layers} layers "
+                "none is left to calibrate; give others"
+            )
         return range(self.first_layer, last + 1)

@@ -38,7 +38,7 @@ def _plot(options: argparse.Namespace) -> None:
         return
     if options.figure is None or not options.runs:
         raise ConfigError("plot needs a figure and at least one run: sinkpretrain plot FIGURE RUN ...; see plot --list")
-    folder = options.out or _beside(options.runs) / "figures"
+    folder = options.out or beside(options.runs) / "figures"
     runs = runs_of(options.runs)
     if options.figure == "all":
         if options.layer is not None:
@@ -57,7 +57,7 @@ def _plot(options: argparse.Namespace) -> None:
 def _report(options: argparse.Namespace) -> None:
     from sinkpretrain.report import write_report
 
-    path = write_report(runs_of(options.runs), options.out or _beside(options.runs) / "report.html")
+    path = write_report(runs_of(options.runs), options.out or beside(options.runs) / "report.html")
     show(options, {"report": path}, str(path))
 
 
@@ -76,6 +76,6 @@ def runs_of(paths: Sequence[Path]) -> list[Any]:
     return list(found.values())
 
 
-def _beside(paths: Sequence[Path]) -> Path:
+def beside(paths: Sequence[Path]) -> Path:
     """Where pictures and pages of runs belong: in the only folder named, or in the one above several."""
     return paths[0] if len(paths) == 1 else paths[0].resolve().parent

@@ -85,6 +85,7 @@ def _write(run: Run, out: Path, source: Source, read: HubModel, model: Llama, mo
         "bos_id": read.tokenizer.bos_token_id,
         "eos_id": read.tokenizer.eos_token_id,
         "begins_with_bos": begins_with_bos,
+        "chat_template": read.tokenizer.chat_template,
         "separator_id": _separator(run, read.tokenizer),
         "versions": _versions(),
     }

@@ -23,6 +23,7 @@ STORY: tuple[tuple[str, tuple[str, ...]], ...] = (
         ("attention_map", "attention_map_layers", "score_distribution", "sink_positions", "sink_tokens"),
     ),
     ("Interventions", ("isolate_position", "amplify_variance", "super_neuron_interventions")),
+    ("Calibrating sinks (ACT)", ("act_heads", "act_maps", "act_gains")),
     ("Emergence in training", ("sink_rate", "first_token_emergence", "emergence")),
     ("Rank, and balance of heads", ("effective_rank", "head_balance")),
     ("Loss", ("validation_loss", "train_loss")),

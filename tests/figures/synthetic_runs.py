@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import synthetic_act
 
 from sinkpretrain.config import Config, ModelConfig, OptimizerConfig
 from sinkpretrain.files import write_json
@@ -320,6 +321,10 @@ def write_run(folder: Path, variant: str, seed: int, *, until: int = STEPS, prob
             run.write_probe(step, probe(variant, seed, step), PROBED_TEXT)
     for name, record in interventions(variant, seed).items() if probes and until == STEPS else ():
         write_json(run.intervention_path(name), record)
+    if probes and until == STEPS:
+        write_json(run.heads_path, synthetic_act.search(variant, seed))
+        write_json(run.evaluation_path("made_up"), synthetic_act.evaluation(variant, seed))
+        np.savez(run.act_maps_path, **synthetic_act.maps(variant, seed))
     run.write_status("done" if until == STEPS else "running", step=until, parameters=1_500_000, flops_per_token=9.1e6)
     write_json(folder / "environment.json", {"python": "3.11.2", "packages": {"torch": "2.13.0"}, "device": "cpu"})
     manifest = {"source": "sotu", "splits": {"validation": {"unigram_entropy_nats": UNIGRAM_ENTROPY}}}

@@ -2,6 +2,7 @@
 
 import warnings
 
+import expected_act
 import expected_attention
 import expected_layers
 import numpy as np
@@ -70,6 +71,7 @@ EXPECTED = {
     "sink_rate": [over_training(f"sink/rate{kind}") for kind in ("_normalised", "")],
     "train_loss": [over_training("train/loss"), over_training("train/loss")],
     "validation_loss": [over_training("val/loss"), over_training("val/loss")],
+    **expected_act.EXPECTED,
     **expected_attention.EXPECTED,
     **expected_layers.EXPECTED,
 }
