@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sinkpretrain.attention.base import AttentionWeights, Mask
 from sinkpretrain.calibration.detection import Prompt, attention_scores, sinks_of
-from sinkpretrain.calibration.fused import ROWS, SoftmaxRows
+from sinkpretrain.calibration.fused import NEARLY_ALL, ROWS, SoftmaxRows
 from sinkpretrain.calibration.redistribution import Columns, calibrated
 from sinkpretrain.calibration.settings import Heads, Settings
 from sinkpretrain.errors import ConfigError, check
@@ -61,6 +61,7 @@ class Act:
         self.settings = settings
         self.sinks: dict[int, Tensor] = {}  # layer -> bool [B, H, S], of the latest pass; False in other heads
         self.saw_sink: set[tuple[int, int]] = set()  # heads that met a sink in any pass
+        self._moved_mass, self._rows = torch.zeros(()), 0  # summed over the rows of heads that met a sink
         self.receivers_BT: Tensor | None = None  # where `question_only` or `choices_only` give to; set before a pass
         self.heads = _chosen_heads(model, heads, settings)
         self.seams: dict[int, LayerSeam] = {}
@@ -70,6 +71,19 @@ class Act:
             chosen_H = torch.zeros(model.config.n_heads, dtype=torch.bool)
             chosen_H[[head for of, head in self.heads if of == layer]] = True
             self.seams[layer] = LayerSeam(self, layer, chosen_H)
+
+    @property
+    def moved_mass(self) -> float:
+        """Mass moved in a row, mean over those of calibrated heads in sequences where they met a sink; 0 without any.
+
+        Rows of padding are among them.
+        """
+        return float(self._moved_mass) / max(self._rows, 1)
+
+    def note_moved(self, moved_NRS: Tensor) -> None:
+        """Count the mass that was taken from each column of some rows."""
+        self._moved_mass = self._moved_mass + moved_NRS.sum().double().cpu()
+        self._rows += moved_NRS.shape[0] * moved_NRS.shape[1]
 
 
 class LayerSeam:
@@ -92,12 +106,17 @@ class LayerSeam:
         columns = self._columns(kind, sinks_BHS, mask)
 
         def edit(weights_BHRS: Tensor, visible: Tensor) -> Tensor:
-            return calibrated(weights_BHRS, visible, columns, settings)
+            moved_BHRS = calibrated(weights_BHRS, visible, columns, settings)
+            if rows is None:
+                self.act.note_moved((weights_BHRS - moved_BHRS).clamp(min=0)[touched_BH])
+            return moved_BHRS
 
         if rows is None:
             mixed_BTHD = kind.mix_explicit(q_BTHD, k_BSGD, v_BSGD, mask, edit)
         else:
-            mixed_BTHD, unsure_BTH = rows.mixed(sinks_BHS, settings.beta, mask)
+            mixed_BTHD, held_BTH = rows.mixed(sinks_BHS, settings.beta, mask)
+            self.act.note_moved((1 - settings.beta) * held_BTH.transpose(1, 2)[touched_BH][..., None])
+            unsure_BTH = held_BTH > NEARLY_ALL
             for first in torch.unique(unsure_BTH.any(dim=2).any(dim=0).nonzero() // ROWS * ROWS).tolist():
                 last = min(first + ROWS, mask.tokens)
                 sure_BRHD = kind.mix_rows(q_BTHD[:, first:last], k_BSGD[:, :last], v_BSGD[:, :last], mask, first, edit)
@@ -155,7 +174,7 @@ class LayerSeam:
     def _columns(self, kind: AttentionWeights, sinks_BHS: Tensor, mask: Mask) -> Columns:
         """What the columns are to each head."""
         settings, prompt = self.act.settings, Prompt.of(mask)
-        receivers_BS = donors_BHS = None
+        receivers_BS = turn_BHS = None
         if settings.needs_receivers:
             given = self.act.receivers_BT
             if given is None or given.shape[-1] > mask.tokens:
@@ -164,20 +183,19 @@ class LayerSeam:
                 )
             receivers_BS = F.pad(given, (0, mask.tokens - given.shape[-1]))
         if settings.columns == "random":
-            may_give_BHS = ~sinks_BHS & (prompt.counted_BT & (prompt.position_BT > 0))[:, None]
-            donors_BHS = may_give_BHS & self._drawn(kind, prompt.position_BT)
+            turn_BHS = self._turns(kind, prompt.position_BT).expand(sinks_BHS.shape)
         return Columns(
             sinks_BHS=sinks_BHS,
             first_BS=prompt.position_BT == 0,
             receivers_BS=receivers_BS,
-            donors_BHS=donors_BHS,
+            turn_BHS=turn_BHS,
         )
 
-    def _drawn(self, kind: AttentionWeights, position_BS: Tensor) -> Tensor:
-        """Half of all positions by chance, bool [B, H, S]: the same ones in every sequence."""
+    def _turns(self, kind: AttentionWeights, position_BS: Tensor) -> Tensor:
+        """A random order of the positions of each head, [B, H, S]: the same one in every sequence."""
         generator = torch.Generator().manual_seed(self.act.settings.seed * 10_007 + self.layer)
-        drawn_HP = torch.rand(kind.shape.n_heads, kind.shape.context_length, generator=generator) < 0.5
-        return drawn_HP.to(position_BS.device)[:, position_BS].transpose(0, 1)
+        turn_HP = torch.rand(kind.shape.n_heads, kind.shape.context_length, generator=generator)
+        return turn_HP.to(position_BS.device)[:, position_BS].transpose(0, 1)
 
 
 def _chosen_heads(model: Llama, heads: Heads | Literal["all"], settings: Settings) -> list[tuple[int, int]]:

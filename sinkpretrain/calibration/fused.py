@@ -28,7 +28,7 @@ from sinkpretrain.calibration.detection import Prompt
 ROWS = 64  # query rows whose weights exist at a time: a block stays in a processor's cache
 PADDING = 8  # channels added to mask columns; kernels want multiples of it
 NEVER = -1e4  # a score this far below others has weight zero
-NEARLY_ALL = 1e-3  # a row with less than that outside S: rounding could decide whether it has anything to give to
+NEARLY_ALL = 1 - 1e-3  # where S holds more of a row, rounding could decide whether the rest is negligible
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class SoftmaxRows:
         )
 
     def mixed(self, sinks_BHS: Tensor, beta: float, mask: Mask) -> tuple[Tensor, Tensor]:
-        """The calibrated mixed values z_BTHD, and in which rows S holds nearly all, [B, T, H]: see `NEARLY_ALL`."""
+        """The calibrated mixed values z_BTHD, and what S held of each row before, [B, T, H]."""
         most = int(sinks_BHS.sum(dim=-1).max())
         is_sink_BHS, column_BHS = sinks_BHS.to(torch.int8).sort(dim=-1, descending=True, stable=True)
         is_sink_BHK, column_BHK = is_sink_BHS[..., :most].bool(), column_BHS[..., :most]
@@ -82,7 +82,7 @@ class SoftmaxRows:
             x.gather(2, column_BHK[..., None].expand(-1, -1, -1, x.shape[3])) for x in (self.k_BHSD, self.v_BHSD)
         )
         mixed_BHTD = self._without(sinks_BHS, mask)
-        nearly = []
+        held = []
         for first in range(0, mask.tokens, ROWS):
             rows = slice(first, min(first + ROWS, mask.tokens))
             scores_BHRK = self.q_BHTD[:, :, rows] @ keys_BHKD.transpose(-1, -2)
@@ -92,8 +92,8 @@ class SoftmaxRows:
             held_BHR1 = weights_BHRK.sum(dim=-1, keepdim=True)
             mixed_BHTD[:, :, rows] *= 1 - beta * held_BHR1
             mixed_BHTD[:, :, rows] += beta * (weights_BHRK @ values_BHKD)
-            nearly.append(held_BHR1[..., 0] > 1 - NEARLY_ALL)
-        return rearrange(mixed_BHTD, "b h t d -> b t h d"), rearrange(torch.cat(nearly, dim=2), "b h t -> b t h")
+            held.append(held_BHR1[..., 0])
+        return rearrange(mixed_BHTD, "b h t d -> b t h d"), rearrange(torch.cat(held, dim=2), "b h t -> b t h")
 
     def _without(self, sinks_BHS: Tensor, mask: Mask) -> Tensor:
         """Softmax attention over all columns but S, z'_BHTD: by one more channel the keys of S score far below."""

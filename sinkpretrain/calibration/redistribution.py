@@ -20,7 +20,7 @@ class Columns:
     sinks_BHS: Tensor
     first_BS: Tensor  # the first token of each document
     receivers_BS: Tensor | None  # the positions that `question_only` and `choices_only` give to
-    donors_BHS: Tensor | None  # the columns that the control `random` takes from, beside the sinks
+    turn_BHS: Tensor | None  # the random order in which other columns give, in the control `columns: random`
 
     def upto(self, keys: int) -> "Columns":
         """The first columns."""
@@ -28,13 +28,15 @@ class Columns:
             sinks_BHS=self.sinks_BHS[..., :keys],
             first_BS=self.first_BS[..., :keys],
             receivers_BS=None if self.receivers_BS is None else self.receivers_BS[..., :keys],
-            donors_BHS=None if self.donors_BHS is None else self.donors_BHS[..., :keys],
+            turn_BHS=None if self.turn_BHS is None else self.turn_BHS[..., :keys],
         )
 
 
 def calibrated(weights_BHRS: Tensor, visible: Tensor, columns: Columns, settings: Settings) -> Tensor:
     """The weights after calibration; each row keeps its mass (2406.15765, sections 4.2 and 5.3)."""
     columns = columns.upto(weights_BHRS.shape[-1])
+    if columns.turn_BHS is not None:
+        return _equal_mass(weights_BHRS, columns, settings)
     if settings.method == "act":
         return _act(weights_BHRS, visible, columns, settings)
     if settings.method == "inverse":
@@ -46,34 +48,53 @@ def calibrated(weights_BHRS: Tensor, visible: Tensor, columns: Columns, settings
 def _act(weights_BHRS: Tensor, visible: Tensor, columns: Columns, settings: Settings) -> Tensor:
     """Sinks keep beta of their weight; the rest goes to the receivers of the row, if they have any mass."""
     sinks_BH1S = columns.sinks_BHS[:, :, None]
-    is_donor_BH1S, is_receiver = sinks_BH1S, ~sinks_BH1S
-    if not settings.to_first:
-        is_receiver = is_receiver & ~columns.first_BS[:, None, None]
+    is_receiver = _may_receive(columns, settings)
     if settings.needs_receivers:
         assert columns.receivers_BS is not None
         is_receiver = is_receiver & columns.receivers_BS[:, None, None]
     freed_BHR1 = (1 - settings.beta) * _sum(weights_BHRS, sinks_BH1S)
-    kept: Tensor | float = settings.beta
-    if columns.donors_BHS is not None:
-        is_donor_BH1S = columns.donors_BHS[:, :, None]
-        is_receiver = is_receiver & ~is_donor_BH1S
-        given_BHR1 = _sum(weights_BHRS, is_donor_BH1S)
-        freed_BHR1 = freed_BHR1.minimum(given_BHR1)
-        kept = 1 - _divided(freed_BHR1, given_BHR1)
     received_BHR1 = _sum(weights_BHRS, is_receiver)
     if settings.redistribution == "uniform":
         places_BHR1 = (is_receiver & visible).sum(dim=-1, keepdim=True)
         more_BHRS = weights_BHRS + _divided(freed_BHR1, places_BHR1) * visible
     else:
         more_BHRS = weights_BHRS * (1 + _divided(freed_BHR1, received_BHR1))
-    moved_BHRS = torch.where(is_donor_BH1S, weights_BHRS * kept, torch.where(is_receiver, more_BHRS, weights_BHRS))
+    other_BHRS = torch.where(is_receiver, more_BHRS, weights_BHRS)
+    moved_BHRS = torch.where(sinks_BH1S, weights_BHRS * settings.beta, other_BHRS)
     return torch.where(_is_some(received_BHR1, weights_BHRS), moved_BHRS, weights_BHRS)
+
+
+def _equal_mass(weights_BHRS: Tensor, columns: Columns, settings: Settings) -> Tensor:
+    """A control: sinks keep their weight, and the mass that ACT would move comes from other columns but the first.
+
+    In each row they give in a random order, until they hold that mass; a row whose others hold less gives what it has.
+    """
+    assert columns.turn_BHS is not None
+    needed_BHR1 = (1 - settings.beta) * _sum(weights_BHRS, columns.sinks_BHS[:, :, None])
+    may_give_BH1S = ~columns.sinks_BHS[:, :, None] & ~columns.first_BS[:, None, None]
+    order_BHRS = columns.turn_BHS.argsort(dim=-1)[:, :, None].expand_as(weights_BHRS)
+    in_turn_BHRS = torch.where(may_give_BH1S, weights_BHRS, 0.0).gather(-1, order_BHRS)
+    gives_BHRS = in_turn_BHRS.cumsum(dim=-1) - in_turn_BHRS < needed_BHR1
+    is_donor_BHRS = torch.zeros_like(gives_BHRS).scatter(-1, order_BHRS, gives_BHRS) & may_give_BH1S
+    is_receiver_BHRS = _may_receive(columns, settings) & ~is_donor_BHRS
+    given_BHR1, received_BHR1 = _sum(weights_BHRS, is_donor_BHRS), _sum(weights_BHRS, is_receiver_BHRS)
+    freed_BHR1 = needed_BHR1.minimum(given_BHR1)
+    less_BHRS = weights_BHRS * (1 - _divided(freed_BHR1, given_BHR1))
+    more_BHRS = weights_BHRS * (1 + _divided(freed_BHR1, received_BHR1))
+    moved_BHRS = torch.where(is_donor_BHRS, less_BHRS, torch.where(is_receiver_BHRS, more_BHRS, weights_BHRS))
+    return torch.where(_is_some(received_BHR1, weights_BHRS), moved_BHRS, weights_BHRS)
+
+
+def _may_receive(columns: Columns, settings: Settings) -> Tensor:
+    """The columns outside S, with the first token or without, [B, H, 1, S]."""
+    is_receiver_BH1S = ~columns.sinks_BHS[:, :, None]
+    return is_receiver_BH1S if settings.to_first else is_receiver_BH1S & ~columns.first_BS[:, None, None]
 
 
 def _inverse(weights_BHRS: Tensor, columns: Columns, settings: Settings) -> Tensor:
     """All other columns keep beta of their weight; the rest goes to the sinks of the row, in proportion."""
     sinks_BH1S = columns.sinks_BHS[:, :, None]
-    is_donor = ~sinks_BH1S if settings.to_first else ~sinks_BH1S & ~columns.first_BS[:, None, None]
+    is_donor = _may_receive(columns, settings)
     freed_BHR1 = (1 - settings.beta) * _sum(weights_BHRS, is_donor)
     received_BHR1 = _sum(weights_BHRS, sinks_BH1S)
     more_BHRS = weights_BHRS * (1 + _divided(freed_BHR1, received_BHR1))

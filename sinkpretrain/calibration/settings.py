@@ -22,15 +22,16 @@ class Settings:
     - `causal_null`: alpha (H_N - H_k) / (N - k), alpha times what uniform causal attention gives;
     - `absolute`: `threshold`.
 
-    a[k] is of the weights as they are; with `row_normalised` of rows divided by their sum, which matters where rows do
-    not sum to one. The position 0 is never a sink here: ACT leaves the first token alone.
+    a[k] is the mean over the rows i >= k of A[i, k], each row divided by its sum: the paper's 1 / N is the mean score
+    where rows sum to one, and unnormalised sigmoid rows of mass 5 would put nearly every position above alpha / N. With
+    `row_normalised: false` it is of the weights as they are. Position 0 is never a sink here: ACT leaves it alone.
     """
 
     alpha: float = 5.0
     beta: float = 0.4  # the share of its weight that a sink keeps
     detection: Detection = "paper"
     threshold: float = 0.1
-    row_normalised: bool = False
+    row_normalised: bool = True
     first_layer: int = 2
     last_layer: int | None = None  # None: the second to last
     method: Method = "act"

@@ -18,7 +18,7 @@ def add(verbs: Any) -> None:
     )
     calibrate.add_argument("sources", nargs="+", metavar="RUN|MODEL", help=SOURCE)
     calibrate.add_argument("--tasks", nargs="+", required=True, metavar="T", help="tasks or sets, as in eval")
-    calibrate.add_argument("--items", type=int, default=100, metavar="M", help="of each task (default: 100)")
+    calibrate.add_argument("--items", type=int, metavar="M", help="of each task (default: 100, or all)")
     calibrate.add_argument("--fewshot", type=int, default=0, metavar="K", help="solved examples a prompt (default: 0)")
     calibrate.add_argument("--seed", type=int, default=0, help="draws the items (default: 0)")
     add_source(calibrate)

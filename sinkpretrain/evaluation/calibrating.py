@@ -22,13 +22,18 @@ from sinkpretrain.files import write_json, write_whole
 from sinkpretrain.model.load import load_model
 from sinkpretrain.runs import Run
 
+USUAL_ITEMS = 100
+
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationRequest:
-    """What heads are searched on; `items` are of each task (the paper's M), drawn by `seed`."""
+    """What heads are searched on: so many `items` of each task (the paper's M), drawn by `seed`.
+
+    None: `USUAL_ITEMS`, or as many as there are.
+    """
 
     tasks: Sequence[str]
-    items: int = 100
+    items: int | None = None
     fewshot: int = 0
     data_dir: Path | None = None
     text: Path | None = None
@@ -39,7 +44,7 @@ class CalibrationRequest:
 
     def __post_init__(self) -> None:
         """Refuse a search on nothing."""
-        check(self.items >= 1, "items", self.items, ">= 1")
+        check(self.items is None or self.items >= 1, "items", self.items, ">= 1")
 
 
 def search_heads(
@@ -108,9 +113,10 @@ def calibration_items(run: Run, request: CalibrationRequest) -> dict[str, list[I
     names = expand(request.tasks)
     embedded = embedded_text(run, request.text) if set(TASK_SETS["embedded"]) & set(names) else None
     loaded = load_tasks(names, data_dir=request.data_dir, fewshot=request.fewshot, embedded=embedded)
-    found = {name: items(task, "calibration", request.items, request.seed) for name, task in loaded.items()}
+    limit = request.items or USUAL_ITEMS
+    found = {name: items(task, "calibration", limit, request.seed) for name, task in loaded.items()}
     for name, some in found.items():
-        if len(some) < request.items:
+        if len(some) < (request.items or 1):
             raise DataError(
                 f"{name}: has {len(some)} calibration items, --items asks for {request.items}; ask for fewer"
             )

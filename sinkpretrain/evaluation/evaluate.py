@@ -162,7 +162,10 @@ def _entry(
         loaded = {"tasks": tasks, "groups": {}}
         found = harness_evaluate(lm=answering, task_dict=loaded, limit=limit, bootstrap_iters=0, log_samples=True)
     outcomes = {name: outcomes_of(task, found["samples"][name], by_task[name]) for name, task in tasks.items()}
-    return {"act": condition.record(sorted(saw_sink)), "tasks": outcomes}
+    record = condition.record(sorted(saw_sink))
+    if record is not None:
+        record["moved_mass"] = 0.0 if act is None else act.moved_mass
+    return {"act": record, "tasks": outcomes}
 
 
 def _asks_prompts(task: Any) -> bool:

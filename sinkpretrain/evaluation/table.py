@@ -79,5 +79,8 @@ def _heads(conditions: dict[str, Any]) -> list[str]:
         elif not act["saw_sink"]:
             lines.append(f"{name}: no-op, none of its {len(act['heads'])} heads met a sink")
         else:
-            lines.append(f"{name}: {len(act['heads'])} heads, {len(act['saw_sink'])} of them met a sink")
+            lines.append(
+                f"{name}: {len(act['heads'])} heads, {len(act['saw_sink'])} of them met a sink and moved "
+                f"{act['moved_mass']:.3f} of a row on average"
+            )
     return lines

@@ -1,5 +1,7 @@
 """ACT on whole models: what it finds, what it leaves alone, and that nothing of it stays."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -16,6 +18,7 @@ from sinkpretrain.taps import replace
 LOOSE = {"alpha": 1.2}  # these models have few sinks by the paper's alpha
 
 
+@contextmanager
 def planted(model, position, layer=2, length=40.0):
     """Keys at one position of one layer point where its queries do: all heads attend to it."""
 
@@ -30,7 +33,8 @@ def planted(model, position, layer=2, length=40.0):
         changed_BTHD[..., 0] = 1.0
         return changed_BTHD
 
-    return replace(model, "k", edit, layer), replace(model, "q", point, layer)
+    with replace(model, "k", edit, layer), replace(model, "q", point, layer):
+        yield
 
 
 def rows_of(model, tokens_BT, layer):
@@ -38,8 +42,7 @@ def rows_of(model, tokens_BT, layer):
 
 
 def test_a_planted_sink_is_found_and_moved(model, tokens_BT):
-    keys, queries = planted(model, 7)
-    with keys, queries:
+    with planted(model, 7):
         before_BHTS = rows_of(model, tokens_BT, 2)
         with calibrate(model, [(2, 1)]) as act:
             after_BHTS = rows_of(model, tokens_BT, 2)
@@ -50,11 +53,17 @@ def test_a_planted_sink_is_found_and_moved(model, tokens_BT):
     assert_close(after_BHTS[:, 1, 7:, 7], 0.4 * before_BHTS[:, 1, 7:, 7])
     assert_close(after_BHTS.sum(-1), torch.ones_like(after_BHTS.sum(-1)))
     assert torch.equal(after_BHTS[:, [0, 2, 3]], before_BHTS[:, [0, 2, 3]])
+    with planted(model, 7), calibrate(model, [(2, 1)]) as act:
+        model(tokens_BT)
+    expected = 0.6 * before_BHTS[:, 1, :, 7].mean()
+    assert act.moved_mass == pytest.approx(float(expected), rel=1e-5)
+    with planted(model, 7), calibrate(model, [(2, 1)], redistribution="uniform") as act:
+        model(tokens_BT)
+    assert act.moved_mass == pytest.approx(float(expected), rel=1e-5), "on the explicit path too"
 
 
 def test_a_planted_first_token_sink_is_left_alone(model, tokens_BT):
-    keys, queries = planted(model, 0)
-    with keys, queries:
+    with planted(model, 0):
         before_BTV = model(tokens_BT)
         assert rows_of(model, tokens_BT, 2)[..., 0].mean() > 0.5
         with calibrate(model, [(2, head) for head in range(4)]) as act:

@@ -213,7 +213,8 @@ def test_requests_of_lm_evaluation_harness_are_prompt_and_answers(name, invented
 
 
 def test_an_unknown_name_is_refused_with_the_names_there_are(few_stock_tasks):
-    with pytest.raises(ConfigError, match=r"there is no 'arc_eazy'. Did you mean 'arc_easy'\? Choose of hellaswag, .* sets multiple_choice"):
+    message = r"there is no 'arc_eazy'. Did you mean 'arc_easy'\? Choose of hellaswag, .* sets multiple_choice"
+    with pytest.raises(ConfigError, match=message):
         load_tasks(["arc_eazy"])
 
 
