@@ -13,7 +13,6 @@ Every file but `metrics.jsonl`, which is appended to, appears whole or not at al
 
 import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,7 +24,7 @@ import yaml
 
 from sinkpretrain.config import Config
 from sinkpretrain.errors import ConfigError, DataError, ResumeError
-from sinkpretrain.files import write_atomically, write_json
+from sinkpretrain.files import write_atomically, write_json, write_whole
 from sinkpretrain.mappings import build, read_yaml, to_mapping
 from sinkpretrain.records import ABOUT, changes, read_record
 
@@ -272,12 +271,8 @@ class Run:
 
     def write_probe(self, step: int, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
         """Write the probe record of a step, whole or not at all; `about` says on which text it was measured."""
-        path = self.probe_path(step)
         arrays = {**arrays, ABOUT: np.array(json.dumps(about))}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp.npz")
-        np.savez(temporary, **arrays)  # type: ignore[arg-type]
-        os.replace(temporary, path)
+        write_whole(self.probe_path(step), lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
     def refuse_other_text(self, step: int, about: Mapping[str, Any]) -> None:
         """Raise where a step's probe record is of another text, so that its metrics could not be read together."""

@@ -16,6 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROWS = (
     ("errors",),
     ("files",),
+    ("progress",),
     ("mappings",),
     ("registry",),
     ("config",),
@@ -44,6 +45,7 @@ ROW = {unit: row for row, units in enumerate(ROWS) for unit in units}
 WITHOUT_TORCH = (
     "errors.py",
     "files.py",
+    "progress.py",
     "mappings.py",
     "registry.py",
     "config.py",

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from sinkpretrain import runs
+from sinkpretrain import files
 from sinkpretrain.config import Config
 from sinkpretrain.errors import ConfigError, DataError, ResumeError
 from sinkpretrain.files import write_atomically, write_json
@@ -176,7 +176,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     def fail(*given):
         raise OSError("no space")
 
-    monkeypatch.setattr(runs.os, "fsync", fail)
+    monkeypatch.setattr(files.os, "fsync", fail)
     with pytest.raises(OSError, match="no space"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"

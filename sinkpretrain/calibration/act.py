@@ -61,7 +61,7 @@ class Act:
         self.settings = settings
         self.sinks: dict[int, Tensor] = {}  # layer -> bool [B, H, S], of the latest pass; False in other heads
         self.saw_sink: set[tuple[int, int]] = set()  # heads that met a sink in any pass
-        self._moved_mass, self._rows = torch.zeros(()), 0  # summed over the rows of heads that met a sink
+        self.moved_mass, self.rows = 0.0, 0  # mass moved in all passes, over so many rows of heads that met a sink
         self.receivers_BT: Tensor | None = None  # where `question_only` or `choices_only` give to; set before a pass
         self.heads = _chosen_heads(model, heads, settings)
         self.seams: dict[int, LayerSeam] = {}
@@ -72,18 +72,10 @@ class Act:
             chosen_H[[head for of, head in self.heads if of == layer]] = True
             self.seams[layer] = LayerSeam(self, layer, chosen_H)
 
-    @property
-    def moved_mass(self) -> float:
-        """Mass moved in a row, mean over those of calibrated heads in sequences where they met a sink; 0 without any.
-
-        Rows of padding are among them.
-        """
-        return float(self._moved_mass) / max(self._rows, 1)
-
     def note_moved(self, moved_NRS: Tensor) -> None:
-        """Count the mass that was taken from each column of some rows."""
-        self._moved_mass = self._moved_mass + moved_NRS.sum().double().cpu()
-        self._rows += moved_NRS.shape[0] * moved_NRS.shape[1]
+        """Count the mass that was taken from each column of some rows; rows of padding are among them."""
+        self.moved_mass += float(moved_NRS.sum())
+        self.rows += moved_NRS.shape[0] * moved_NRS.shape[1]
 
 
 class LayerSeam:

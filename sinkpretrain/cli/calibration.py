@@ -50,7 +50,7 @@ def _calibrate(options: argparse.Namespace) -> None:
 def _searched(options: argparse.Namespace, run: Any, step: int, settings: Any) -> Any:
     """One head search, with its progress."""
     from sinkpretrain.evaluation.calibrating import CalibrationRequest, search_heads
-    from sinkpretrain.evaluation.progress import Display
+    from sinkpretrain.progress import Display
     from sinkpretrain.subject import device_of
 
     request = CalibrationRequest(

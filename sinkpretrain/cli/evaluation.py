@@ -191,8 +191,8 @@ def _answers(options: argparse.Namespace, run: Any, step: int) -> tuple[dict[str
     from sinkpretrain.evaluation import mt_bench
     from sinkpretrain.evaluation.chat import template_of
     from sinkpretrain.evaluation.encoding import encoder_of
-    from sinkpretrain.evaluation.progress import Display
     from sinkpretrain.model.load import load_model
+    from sinkpretrain.progress import Display
     from sinkpretrain.subject import device_of
 
     conditions, _ = _conditions(options, run, step)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from sinkpretrain.data.finish import write_manifest
-from sinkpretrain.data.progress import Display
+from sinkpretrain.data.progress import Documents
 from sinkpretrain.data.reader import Reader
 from sinkpretrain.data.recipe import Recipe, read_recipe
 from sinkpretrain.data.shards import SplitWriter
@@ -86,7 +86,7 @@ class _Preparation:
         self.empty = progress.get("empty", 0)
         totals = [source.documents or source.limit for source in self.sources]
         total = sum(filter(None, totals)) if all(totals) else None
-        with Display("tokens", total, sum(reader.read)) as display:
+        with Documents("tokens", total, sum(reader.read)) as display:
             self._encode(reader, tokenizer, writers, display)
         write_manifest(
             self.root,
@@ -105,7 +105,9 @@ class _Preparation:
         )
         (self.root / PROGRESS).unlink()
 
-    def _encode(self, reader: Reader, tokenizer: Tokenizer, writers: dict[str, SplitWriter], display: Display) -> None:
+    def _encode(
+        self, reader: Reader, tokenizer: Tokenizer, writers: dict[str, SplitWriter], display: Documents
+    ) -> None:
         """Encode batch by batch, and note every `commit_bytes` how far everything is on disk."""
         uncommitted = 0
         for batch in _batches(self._contents(reader)):
@@ -115,7 +117,7 @@ class _Preparation:
                 else:
                     writers[split_of(content, self.recipe.validation_fraction)].append(tokens, len(content))
             read_bytes = sum(len(content) for content, _ in batch)
-            display.advance(len(batch), read_bytes)
+            display.read(len(batch), read_bytes)
             uncommitted += read_bytes
             if uncommitted >= self.commit_bytes:
                 self._commit(reader, writers)
@@ -149,11 +151,11 @@ class _Preparation:
 
     def _training_texts(self) -> Iterator[str]:
         """The training documents from the start, for a tokenizer to be trained on; held-out text stays unseen."""
-        with Display("text for the tokenizer", None) as display:
+        with Documents("text for the tokenizer", None) as display:
             for content, text in self._contents(Reader(self.sources, self.folder)):
                 if text.strip() and split_of(content, self.recipe.validation_fraction) == "train":
                     yield text
-                    display.advance(1, len(content))
+                    display.read(1, len(content))
 
     def _progress(self) -> dict[str, Any]:
         """How far an earlier attempt came; the folder is claimed for this recipe where there was none."""

@@ -28,7 +28,7 @@ from sinkpretrain.model.load import load_model
 from sinkpretrain.records import HELD_OUT, changes, read_record
 from sinkpretrain.runs import Run
 
-SAW_SINK = "saw_sink"  # in a cache file beside the answers: heads that met a sink while those were computed
+SAW_SINK, MOVED = "saw_sink", "moved"  # in a cache file beside the answers: what ACT did while those were computed
 
 Items = dict[str, list[Item] | None]  # by task; None where items are not a prompt with answers
 
@@ -147,16 +147,21 @@ def _entry(
             lm.receive = functools.partial(setattr, act, "receivers_BT")
             stack.callback(setattr, lm, "receive", None)
         saw_sink: set[tuple[int, int]] = set()
+        earlier = moved = (0.0, 0)
         answering: Any = lm
         if cache is not None:
             answering = CachingLM(lm, str(cache))
             stack.callback(answering.dbdict.close)
             saw_sink |= set(answering.dbdict.get(SAW_SINK, ()))
+            earlier = moved = answering.dbdict.get(MOVED, earlier)
 
         def note() -> None:
-            saw_sink.update(act.saw_sink if act is not None else ())
+            nonlocal moved
+            if act is not None:
+                saw_sink.update(act.saw_sink)
+                moved = (earlier[0] + act.moved_mass, earlier[1] + act.rows)
             if cache is not None:
-                answering.dbdict[SAW_SINK] = sorted(saw_sink)
+                answering.dbdict[SAW_SINK], answering.dbdict[MOVED] = sorted(saw_sink), moved
 
         lm.on_batch = note
         loaded = {"tasks": tasks, "groups": {}}
@@ -164,7 +169,7 @@ def _entry(
     outcomes = {name: outcomes_of(task, found["samples"][name], by_task[name]) for name, task in tasks.items()}
     record = condition.record(sorted(saw_sink))
     if record is not None:
-        record["moved_mass"] = 0.0 if act is None else act.moved_mass
+        record["moved_mass"] = moved[0] / max(moved[1], 1)  # of a row of a head that met a sink in the sequence
     return {"act": record, "tasks": outcomes}
 
 

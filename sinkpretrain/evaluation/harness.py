@@ -19,11 +19,11 @@ from torch import Tensor
 from sinkpretrain.errors import ConfigError, DataError
 from sinkpretrain.evaluation.chat import ChatTemplate
 from sinkpretrain.evaluation.encoding import Encoder
-from sinkpretrain.evaluation.progress import Display
 from sinkpretrain.evaluation.scoring import score
 from sinkpretrain.evaluation.sharing import Request, in_runs, shared
 from sinkpretrain.model.generation import generate
 from sinkpretrain.model.llama import Llama
+from sinkpretrain.progress import Display
 
 MAX_NEW_TOKENS = 256  # where a task names no number, as in lm-evaluation-harness
 BATCHES_SAVED = 8  # batches of questions after which answers go to the cache

@@ -65,7 +65,8 @@ class ActGains(Figure):
                 axes.set_yticks([])
                 continue
             seeds = f", {len(variant.runs)} seeds" if len(variant.runs) > 1 else ""
-            axes.set_title(plain(arm.name) + seeds, loc="left")
+            idle = [name for name in RULES if name in variant.values and variant.no_op(name)]
+            axes.set_title(plain(arm.name) + seeds + "".join(f"; {name} is a no-op" for name in idle), loc="left")
             _panel(axes, arm, variant, metric)
         unit = "share of items" if metric in BOUNDED else "nats"
         panels[-1, 0].set_xlabel(f"difference of {metric} ({unit})")
@@ -145,8 +146,9 @@ def _panel(axes: Axes, arm: Arm, variant: Variant, metric: str) -> None:
 
 
 def _shown(variant: Variant) -> Iterator[str]:
-    """The conditions besides vanilla that a variant's records have."""
-    return (condition for condition in CONDITIONS if condition in MARKS and condition in variant.values)
+    """The conditions besides vanilla that a variant's records have, but those that calibrated nothing."""
+    there = (condition for condition in CONDITIONS if condition in MARKS and condition in variant.values)
+    return (condition for condition in there if not variant.no_op(condition))
 
 
 def _handles(variants: Sequence[Variant]) -> list[Line2D]:

@@ -19,6 +19,7 @@ PACKAGES = (
     "safetensors",
     "matplotlib",
     "transformers",
+    "lm-eval",
 )
 
 # Releases that must not be installed beside this project, with the reason.

@@ -1,4 +1,4 @@
-"""How far an evaluation is: a bar on a terminal, a line every few seconds elsewhere; always on stderr."""
+"""How far something is: a bar on a terminal, a line every few seconds elsewhere; always on stderr."""
 
 import sys
 import time
@@ -11,17 +11,16 @@ LINE_EVERY = 10.0  # seconds
 
 
 class Display:
-    """Shows how many of `total` are done; use it in a `with` block."""
+    """Shows how many of `total` are done (None: nobody knows); use it in a `with` block."""
 
-    def __init__(self, title: str, total: int) -> None:
-        self.title, self.total, self.done = title, total, 0
-        self._printed: int | None = None
+    def __init__(self, title: str, total: int | None, done: int = 0) -> None:
+        self.title, self.total, self.done = title, total, done
         self._started = self._shown = time.monotonic()
         self._bar: Progress | None = None
         if sys.stderr.isatty():
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self._bar = Progress(*columns, console=Console(stderr=True))
-            self._task = self._bar.add_task(title, total=total)
+            self._task = self._bar.add_task(title, total=total, completed=done)
 
     def __enter__(self) -> "Display":
         if self._bar:
@@ -33,18 +32,31 @@ class Display:
     ) -> None:
         if self._bar:
             self._bar.stop()
-        elif error is None and self._printed != self.done:
+        elif error is None:
             self._print()
+
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return max(time.monotonic() - self._started, 1e-9)
 
     def advance(self, more: int) -> None:
         """Some more are done."""
         self.done += more
         if self._bar:
-            self._bar.update(self._task, completed=self.done)
+            self._bar.update(self._task, completed=self.done, description=self.beside_bar())
         elif time.monotonic() - self._shown >= LINE_EVERY:
             self._print()
 
+    def beside_bar(self) -> str:
+        """What stands beside the bar."""
+        return self.title
+
+    def line(self) -> str:
+        """What stands in a line without a bar."""
+        of = "" if self.total is None else f" of {self.total:,}"
+        return f"{self.title}: {self.done:,}{of}, {self.seconds:.0f} s"
+
     def _print(self) -> None:
-        self._shown, self._printed = time.monotonic(), self.done
-        seconds = self._shown - self._started
-        print(f"{self.title}: {self.done:,} of {self.total:,}, {seconds:.0f} s", file=sys.stderr, flush=True)
+        self._shown = time.monotonic()
+        print(self.line(), file=sys.stderr, flush=True)
