@@ -68,7 +68,7 @@ class Act:
         for layer in sorted({layer for layer, _ in self.heads}):
             if weights_of(model, layer).calibration is not None:
                 raise ConfigError(f"layer {layer} is calibrated already; leave the outer calibrate block first")
-            chosen_H = torch.zeros(model.config.n_heads, dtype=torch.bool)
+            chosen_H = torch.zeros(model.config.n_heads, dtype=torch.bool, device=model.embedding.weight.device)
             chosen_H[[head for of, head in self.heads if of == layer]] = True
             self.seams[layer] = LayerSeam(self, layer, chosen_H)
 
@@ -106,7 +106,8 @@ class LayerSeam:
         if rows is None:
             mixed_BTHD = kind.mix_explicit(q_BTHD, k_BSGD, v_BSGD, mask, edit)
         else:
-            mixed_BTHD, held_BTH = rows.mixed(sinks_BHS, settings.beta, mask)
+            with torch.autocast(q_BTHD.device.type, enabled=False):
+                mixed_BTHD, held_BTH = rows.mixed(sinks_BHS, settings.beta, mask)
             self.act.note_moved((1 - settings.beta) * held_BTH.transpose(1, 2)[touched_BH][..., None])
             unsure_BTH = held_BTH > NEARLY_ALL
             for first in torch.unique(unsure_BTH.any(dim=2).any(dim=0).nonzero() // ROWS * ROWS).tolist():

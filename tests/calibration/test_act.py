@@ -177,6 +177,19 @@ def test_the_fused_path_gives_what_the_explicit_one_gives(model, tokens_BT, monk
         assert_close(fast_BTV, slow_BTV.detach(), atol=1e-4, rtol=1e-4)
 
 
+def test_autocast_leaves_act_in_float32(model, tokens_BT):
+    """Detection and redistribution of what enters attention, whatever precision the linear maps have."""
+    recording, narrow = sp.record(model, "q", "k", "v", "mixed"), torch.autocast("cpu", torch.bfloat16)
+    with recording as taps, narrow, calibrate(model, [(2, 1)], **LOOSE) as act:
+        model(tokens_BT)
+    q_BTHD, k_BTGD, v_BTGD = (taps[name][2].float() for name in ("q", "k", "v"))
+    assert taps["q"][2].dtype == torch.bfloat16 and act.saw_sink
+    with calibrate(model, [(2, 1)], **LOOSE):
+        kind = model.blocks[2].attention.weights
+        expected_BTHD = kind.mix(q_BTHD, k_BTGD, v_BTGD, Mask(40, tokens_BT.device))
+    assert torch.equal(taps["mixed"][2][:, :, 1], expected_BTHD[:, :, 1].bfloat16())
+
+
 def test_no_tensor_of_the_fused_path_is_quadratic_in_the_tokens(build):
     """Twice the tokens, twice the largest tensor; a T x T matrix would be four times as large."""
     model = build(context_length=4096, n_layers=4)
