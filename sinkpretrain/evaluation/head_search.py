@@ -29,7 +29,8 @@ from sinkpretrain.taps import record
 
 Arrays = dict[str, NDArray[Any]]
 
-ITEMS_AT_A_TIME = 16  # the residual streams of their prompts are kept for all layers meanwhile; also what a stop loses
+# The residual streams of so many items are kept for all layers meanwhile; also what an interruption loses.
+ITEMS_AT_A_TIME, TOKENS_AT_A_TIME = 16, 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,16 +80,27 @@ class Search:
     def run(self) -> Outcomes:
         """The outcomes of all items; what was found before an interruption is not computed again."""
         parts = []
-        for first in range(0, len(self.questions), ITEMS_AT_A_TIME):
-            some = slice(first, first + ITEMS_AT_A_TIME)
+        for some in self._batches():
             path = self.folder / f"{self._key(some)}.npz"
             if not path.exists():
                 found = self._outcomes(self.questions[some], self.golds[some])
                 write_whole(path, lambda file, arrays=found: np.savez(file, **arrays))  # type: ignore[misc]
             with np.load(path, allow_pickle=False) as arrays:
                 parts.append({name: arrays[name] for name in arrays.files})
-            self.progress(min(first + ITEMS_AT_A_TIME, len(self.questions)))
+            self.progress(some.stop)
         return Outcomes.joined(self.heads, parts)
+
+    def _batches(self) -> Iterator[slice]:
+        """Items in their order, a few at a time: more items later have the same batches, but for the last."""
+        first = tokens = 0
+        for place, question in enumerate(self.questions):
+            length = question_length(question)
+            if place > first and (place - first == ITEMS_AT_A_TIME or tokens + length > TOKENS_AT_A_TIME):
+                yield slice(first, place)
+                first, tokens = place, 0
+            tokens += length
+        if self.questions:
+            yield slice(first, len(self.questions))
 
     def _key(self, some: slice) -> str:
         """A name for what a batch of items depends on: the model, the settings and the items."""

@@ -15,7 +15,7 @@ from sinkpretrain.errors import DataError
 from sinkpretrain.evaluation import head_search
 from sinkpretrain.evaluation.head_search import Outcomes, Search
 from sinkpretrain.evaluation.heads import FALSE_SHARE, HeadsFile, choose, effects, read_heads, vanilla_means
-from sinkpretrain.evaluation.scoring import Question, score
+from sinkpretrain.evaluation.scoring import Question, question_length, score
 from sinkpretrain.files import write_json
 from sinkpretrain.model.llama import Llama, ModelConfig
 
@@ -129,6 +129,19 @@ def test_an_interrupted_search_goes_on(search, monkeypatch):
     search(fingerprint="another model").run()
     search(Settings(alpha=3.0, beta=0.1)).run()
     assert len(list(search().folder.iterdir())) == 3 * 4, "another model or setting is another search"
+
+
+def test_batches_are_cut_by_items_and_by_tokens(search, asked, monkeypatch):
+    questions, _ = asked
+    monkeypatch.setattr(head_search, "ITEMS_AT_A_TIME", 3)
+    monkeypatch.setattr(head_search, "TOKENS_AT_A_TIME", 60)
+    cuts = list(search()._batches())
+    assert [place for cut in cuts for place in range(cut.start, cut.stop)] == list(range(len(questions)))
+    sizes = [(cut.stop - cut.start, sum(question_length(of) for of in questions[cut])) for cut in cuts]
+    assert all(items == 1 or (items <= 3 and tokens <= 60) for items, tokens in sizes)
+    assert max(items for items, _ in sizes) == 3
+    fewer = list(search(questions=questions[:4])._batches())
+    assert fewer[:-1] == cuts[: len(fewer) - 1]
 
 
 def outcomes(logprob_JI, accuracy_JI):
