@@ -3,6 +3,7 @@
 import sys
 import time
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -22,7 +23,7 @@ class Display:
             self._bar = Progress(*columns, console=Console(stderr=True))
             self._task = self._bar.add_task(title, total=total, completed=done)
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> Self:
         if self._bar:
             self._bar.start()
         return self
