@@ -46,6 +46,7 @@ def test_the_commands_work_as_written(tmp_path, prose_recipe, monkeypatch, capsy
     (tmp_path / "data").mkdir()
     recipe = merge(yaml.safe_load(prose_recipe.read_text()), {})
     recipe["sources"][0]["path"] = str(prose_recipe.parent / "topics.jsonl")
+    recipe["validation_fraction"] = 0.5  # the embedded tasks are made of held-out text
     (tmp_path / "data" / "demo.yaml").write_text(yaml.safe_dump(recipe))
     for words in COMMANDS[2:]:
         arguments = [HF_FOLDER if word.startswith("$(") else word for word in words[1:]]
