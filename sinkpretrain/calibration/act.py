@@ -74,7 +74,7 @@ class Act:
 
     def note_moved(self, moved_NRS: Tensor) -> None:
         """Count the mass that was taken from each column of some rows; rows of padding are among them."""
-        self.moved_mass += float(moved_NRS.sum())
+        self.moved_mass += float(moved_NRS.detach().sum())
         self.rows += moved_NRS.shape[0] * moved_NRS.shape[1]
 
 
