@@ -11,6 +11,8 @@ from sinkpretrain.mappings import difference
 
 ABOUT = "about"  # in a probe record: the text it was measured on, as JSON
 UNTOUCHED = "none"  # the condition of an intervention's record in which nothing was changed
+VANILLA = "vanilla"  # the condition of an evaluation's record without ACT
+BOUNDED = ("acc", "acc_norm", "em", "f1")  # metrics of an evaluation's items between 0 and 1
 HELD_OUT = "held-out"  # that text, where it is the run's own
 
 Rows = list[dict[str, Any]]

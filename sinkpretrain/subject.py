@@ -136,6 +136,19 @@ def steps_of(run: Run, which: str) -> list[int]:
     return [newest]
 
 
+def step_of(run: Run, which: str, verb: str) -> int:
+    """The step of `last` or of a number, for a verb that takes one.
+
+    Raises:
+        ConfigError: anything else.
+        ResumeError: there is no whole checkpoint.
+    """
+    if which == "all":
+        raise ConfigError(f"--checkpoint: {verb} takes one; give a step or 'last'")
+    (step,) = steps_of(run, which)
+    return step
+
+
 def open_subject(run: Run, step: int, request: TextRequest, device: str = "cpu") -> Subject:
     """A checkpoint of a run in float32 on a device (`auto`: a GPU where there is one), and its text.
 

@@ -197,9 +197,9 @@ def _chosen_heads(model: Llama, heads: Heads | Literal["all"], settings: Setting
     Raises:
         ConfigError: a layer or head that the model does not have, or that the settings do not allow.
     """
-    layers = settings.layers(model.config.n_layers)
     if heads == "all":
-        return [(layer, head) for layer in layers for head in range(model.config.n_heads)]
+        return settings.heads(model.config.n_layers, model.config.n_heads)
+    layers = settings.layers(model.config.n_layers)
     for layer, head in heads:
         check(layer in layers, "layer", layer, f"{layers.start} .. {layers.stop - 1}")
         check(0 <= head < model.config.n_heads, "head", head, f"0 .. {model.config.n_heads - 1}")

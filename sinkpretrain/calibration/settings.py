@@ -90,3 +90,7 @@ class Settings:
                 "none is left to calibrate; give others"
             )
         return range(self.first_layer, last + 1)
+
+    def heads(self, n_layers: int, n_heads: int) -> list[tuple[int, int]]:
+        """Every head of these layers, (layer, head) in order."""
+        return [(layer, head) for layer in self.layers(n_layers) for head in range(n_heads)]

@@ -5,10 +5,9 @@ import sys
 from contextlib import ExitStack
 from typing import Any
 
-from sinkpretrain.cli.evaluation import add_source, need_harness
+from sinkpretrain.cli.evaluation import add_source, changes_of_act, need_harness
 from sinkpretrain.cli.models import SOURCE
 from sinkpretrain.cli.verb import add_verb, show
-from sinkpretrain.errors import ConfigError
 
 
 def add(verbs: Any) -> None:
@@ -27,19 +26,14 @@ def add(verbs: Any) -> None:
 def _calibrate(options: argparse.Namespace) -> None:
     need_harness()
     from sinkpretrain.calibration import Settings
-    from sinkpretrain.mappings import build, parse_overrides
-    from sinkpretrain.subject import open_run, steps_of
+    from sinkpretrain.mappings import build
+    from sinkpretrain.subject import open_run, step_of
 
-    given = parse_overrides(options.overrides)
-    if unknown := set(given) - {"act"}:
-        raise ConfigError(f"--{min(unknown)}: unknown; settings of ACT are --act.beta 0.3 and the like")
-    settings = build(Settings, given.get("act", {}), "act")
-    if options.checkpoint == "all":
-        raise ConfigError("--checkpoint: calibrate takes one; give a step or 'last'")
+    settings = build(Settings, changes_of_act(options), "act")
     results, texts = [], []
     for source in options.sources:
         run = open_run(source)
-        (step,) = steps_of(run, options.checkpoint)
+        step = step_of(run, options.checkpoint, options.verb)
         print(f"{run.root} at step {step}: heads searched on {', '.join(options.tasks)}", file=sys.stderr)
         found = _searched(options, run, step, settings)
         results.append({"heads": run.heads_path, **found.to_mapping()})

@@ -65,7 +65,7 @@ def _eval(options: argparse.Namespace) -> None:
     if not sys.stderr.isatty():
         os.environ["TQDM_DISABLE"] = "1"  # the harness's bars, beside our lines
     from sinkpretrain.evaluation.mt_bench import NAME
-    from sinkpretrain.subject import open_run, steps_of
+    from sinkpretrain.subject import open_run, step_of
 
     _refuse_without_effect(options)
     evaluate_one: Callable[[argparse.Namespace, Any, int], tuple[dict[str, Any], str]] = _tasks
@@ -78,9 +78,7 @@ def _eval(options: argparse.Namespace) -> None:
     results, texts = [], []
     for source in options.sources:
         run = open_run(source)
-        if options.checkpoint == "all":
-            raise ConfigError("--checkpoint: eval takes one; give a step or 'last'")
-        (step,) = steps_of(run, options.checkpoint)
+        step = step_of(run, options.checkpoint, options.verb)
         result, text = evaluate_one(options, run, step)
         results.append(result)
         texts.append(text)
@@ -139,7 +137,9 @@ def _conditions(options: argparse.Namespace, run: Any, step: int) -> tuple[list[
     from sinkpretrain.evaluation.heads import read_heads
     from sinkpretrain.mappings import build, to_mapping
 
-    changes = _changes_of_act(options)
+    changes = changes_of_act(options)
+    if changes and options.act is None and not options.rule:
+        raise ConfigError("--act.KEY: has no effect without ACT; add --act [HEADS.json], or --rule all")
     if options.act is None:
         settings = build(Settings, changes, "act")
         return _named(
@@ -165,17 +165,15 @@ def _conditions(options: argparse.Namespace, run: Any, step: int) -> tuple[list[
     return _named(conditions.conditions_of(file, rules, options.controls), changes), file.hashes
 
 
-def _changes_of_act(options: argparse.Namespace) -> dict[str, Any]:
+def changes_of_act(options: argparse.Namespace) -> dict[str, Any]:
     """ACT's settings that were given as --act.KEY VALUE."""
     from sinkpretrain.mappings import parse_overrides
 
     given = parse_overrides(options.overrides)
     if unknown := set(given) - {"act"}:
         raise ConfigError(
-            f"--{min(unknown)}: unknown; see eval --help; settings of ACT are --act.beta 0.3 and the like"
+            f"--{min(unknown)}: unknown; settings of ACT are --act.beta 0.3 and the like; see {options.verb} --help"
         )
-    if given and options.act is None and not options.rule:
-        raise ConfigError("--act.KEY: has no effect without ACT; add --act [HEADS.json], or --rule all")
     changes: dict[str, Any] = given.get("act", {})
     return changes
 

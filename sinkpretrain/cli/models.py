@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from sinkpretrain.cli.verb import add_verb, show
-from sinkpretrain.errors import ConfigError
 
 SOURCE = "a run folder, a Hugging Face folder or hub id (owner/name[@revision]), or a GGUF file"
 INTERVENTIONS = "isolate_position, amplify_variance, ablate_super_neurons or densify_down_projection"
@@ -108,7 +107,7 @@ def _probe(options: argparse.Namespace) -> None:
 def _intervene(options: argparse.Namespace) -> None:
     from sinkpretrain.intervening.experiment import Experiment, run_experiment, usual_sweep
     from sinkpretrain.intervening.table import table
-    from sinkpretrain.subject import TextRequest, open_run, open_subject, steps_of
+    from sinkpretrain.subject import TextRequest, open_run, open_subject, step_of
 
     usual = usual_sweep(options.name)
     experiment = Experiment(
@@ -122,9 +121,7 @@ def _intervene(options: argparse.Namespace) -> None:
         sequences=options.sequences,
     )
     run = open_run(options.source)
-    if options.checkpoint == "all":
-        raise ConfigError("--checkpoint: intervene takes one; give a step or 'last'")
-    (step,) = steps_of(run, options.checkpoint)
+    step = step_of(run, options.checkpoint, options.verb)
     request = TextRequest(path=options.text, tokens=options.tokens, bos=options.bos)
     subject = replace(open_subject(run, step, request, options.device), run=_record_folder(options, run))
 

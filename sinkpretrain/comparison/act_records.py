@@ -12,14 +12,12 @@ import numpy as np
 from sinkpretrain.errors import ConfigError, DataError
 from sinkpretrain.evaluation.statistics import Effect, Values, mean_effect
 from sinkpretrain.mappings import to_mapping
-from sinkpretrain.records import changes
+from sinkpretrain.records import BOUNDED, VANILLA, changes
 from sinkpretrain.runs import Run
 
-VANILLA = "vanilla"
 RULES = ("act-paper", "act-corrected")
 CONTROLS = ("random-heads", "equal-mass")  # of the first rule
 CONDITIONS = (VANILLA, *RULES, *CONTROLS)
-BOUNDED = ("acc", "acc_norm", "em", "f1")  # metrics between 0 and 1
 METRICS = (*BOUNDED, "logprob", "margin")
 OF_ONE_RUN = ("model", "data", "text", "items", "limit", "tasks")  # in `about`; the items themselves are compared
 OF_ONE_SEED = ("name", "seed")  # in a configuration

@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sinkpretrain.comparison.act_records import CONDITIONS, CONTROLS, RULES, VANILLA, Variant, task_sets_of, variants_of
+from sinkpretrain.comparison.act_records import CONDITIONS, CONTROLS, RULES, Variant, task_sets_of, variants_of
 from sinkpretrain.errors import ConfigError, DataError
 from sinkpretrain.evaluation.statistics import LEVEL, MARGIN, Effect, Verdict, verdicts
+from sinkpretrain.records import VANILLA
 from sinkpretrain.runs import Run
 
 SEEDS_FOR_A_CLAIM = 3

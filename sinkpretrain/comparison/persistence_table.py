@@ -4,7 +4,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from sinkpretrain.comparison.act_records import BOUNDED, CONDITIONS, CONTROLS, RULES
+from sinkpretrain.comparison.act_records import CONDITIONS, CONTROLS, RULES
+from sinkpretrain.records import BOUNDED
 
 WIDTH = 120
 NAME, CHANCE, CONDITION, LEVEL, DIFFERENCE, VERDICT = 17, 7, 14, 16, 27, 13  # characters of a column

@@ -8,16 +8,15 @@ import numpy as np
 import torch
 
 from sinkpretrain.calibration import Settings
-from sinkpretrain.errors import ConfigError, DataError, check
-from sinkpretrain.evaluation.embedded import embedded_text
+from sinkpretrain.errors import DataError, check
 from sinkpretrain.evaluation.encoding import BosChoice, Encoder, encoder_of
 from sinkpretrain.evaluation.evaluate import fingerprint, model_identity
 from sinkpretrain.evaluation.head_search import Outcomes, Search
 from sinkpretrain.evaluation.heads import HeadList, HeadsFile, choose, effects, vanilla_means
-from sinkpretrain.evaluation.items import Item, disjoint, items
+from sinkpretrain.evaluation.items import Item, disjoint, items, receiving_span
 from sinkpretrain.evaluation.maps import write_maps
 from sinkpretrain.evaluation.scoring import Question
-from sinkpretrain.evaluation.tasks import TASK_SETS, expand, load_tasks
+from sinkpretrain.evaluation.tasks import load_tasks, text_of
 from sinkpretrain.files import write_json, write_whole
 from sinkpretrain.model.load import load_model
 from sinkpretrain.runs import Run
@@ -110,9 +109,8 @@ def search_heads(
 
 def calibration_items(run: Run, request: CalibrationRequest) -> dict[str, list[Item]]:
     """The items of each task, none of which is a test item of any of them."""
-    names = expand(request.tasks)
-    embedded = embedded_text(run, request.text) if set(TASK_SETS["embedded"]) & set(names) else None
-    loaded = load_tasks(names, data_dir=request.data_dir, fewshot=request.fewshot, embedded=embedded)
+    embedded = text_of(run, request.tasks, request.text)
+    loaded = load_tasks(request.tasks, data_dir=request.data_dir, fewshot=request.fewshot, embedded=embedded)
     limit = request.items or USUAL_ITEMS
     found = {name: items(task, "calibration", limit, request.seed) for name, task in loaded.items()}
     for name, some in found.items():
@@ -130,12 +128,7 @@ def question_of(item: Item, encoder: Encoder, settings: Settings) -> Question:
     pairs = [encoder.pair(item.prompt, answer) for answer in item.answers]
     receivers = None
     if settings.needs_receivers:
-        part = "question" if settings.redistribution == "question_only" else "choices"
-        span = item.question_span if part == "question" else item.choices_span
-        if span is None:
-            name = settings.redistribution
-            raise ConfigError(f"{item.task}: its prompts have no {part} of their own, so '{name}' has no meaning there")
-        receivers = encoder.covered(item.prompt, span)
+        receivers = encoder.covered(item.prompt, receiving_span(item, settings.redistribution))
     return Question(prompt=pairs[0][0], answers=[answer for _, answer in pairs], receivers=receivers)
 
 

@@ -9,10 +9,10 @@ from typing import Any
 from sinkpretrain.calibration import Settings
 from sinkpretrain.config import ModelConfig
 from sinkpretrain.errors import ConfigError
-from sinkpretrain.evaluation.heads import HeadsFile
+from sinkpretrain.evaluation.heads import HeadList, HeadsFile
 from sinkpretrain.mappings import to_mapping
+from sinkpretrain.records import VANILLA
 
-VANILLA = "vanilla"
 RULES = ("paper", "corrected")
 ALL = "all"  # the rule that chooses every head of the layers
 SHARES = (0, 40, 60, 80, 100)  # percent of the chosen heads (Table 11)
@@ -25,7 +25,6 @@ CHANGES: dict[str, list[dict[str, Any]]] = {  # what an ablation does to the set
 }
 ABLATIONS = (*CHANGES, "share", "items")
 
-HeadList = list[tuple[int, int]]
 Reselect = Callable[[int | None], HeadList]  # the heads that the first M calibration items of each task choose
 
 
@@ -58,7 +57,7 @@ def vanilla() -> Condition:
 
 def all_heads(shape: ModelConfig, settings: Settings) -> Condition:
     """ACT on every head of the layers that the settings allow; this needs no head search."""
-    heads = [(layer, head) for layer in settings.layers(shape.n_layers) for head in range(shape.n_heads)]
+    heads = settings.heads(shape.n_layers, shape.n_heads)
     return Condition(name="all-heads", rule=ALL, heads=heads, settings=settings)
 
 

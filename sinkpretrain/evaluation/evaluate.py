@@ -16,16 +16,15 @@ from lm_eval.evaluator import evaluate as harness_evaluate
 from sinkpretrain import checkpoints
 from sinkpretrain.calibration import calibrate
 from sinkpretrain.errors import ConfigError, DataError
-from sinkpretrain.evaluation.conditions import VANILLA, Condition
-from sinkpretrain.evaluation.embedded import embedded_text
+from sinkpretrain.evaluation.conditions import Condition
 from sinkpretrain.evaluation.encoding import BosChoice, encoder_of
 from sinkpretrain.evaluation.harness import SinkpretrainLM
-from sinkpretrain.evaluation.items import Item, items
+from sinkpretrain.evaluation.items import Item, items, receiving_span
 from sinkpretrain.evaluation.outcomes import outcomes_of
-from sinkpretrain.evaluation.tasks import FEWSHOT_SEED, TASK_SETS, expand, load_tasks
+from sinkpretrain.evaluation.tasks import FEWSHOT_SEED, load_tasks, text_of
 from sinkpretrain.files import file_sha256, write_json
 from sinkpretrain.model.load import load_model
-from sinkpretrain.records import HELD_OUT, changes, read_record
+from sinkpretrain.records import HELD_OUT, VANILLA, changes, read_record
 from sinkpretrain.runs import Run
 
 SAW_SINK, MOVED = "saw_sink", "moved"  # in a cache file beside the answers: what ACT did while those were computed
@@ -81,9 +80,7 @@ def evaluate(
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of every setting that is given to it
     model, tokenizer = load_model(run.root, step)
-    embedded = embedded_text(run, text, seed=seed) if set(TASK_SETS["embedded"]) & set(expand(tasks)) else None
-    if embedded is None and text is not None:
-        raise ConfigError(f"--text: {text} has no effect on {', '.join(tasks)}; only embedded tasks are made of text")
+    embedded = text_of(run, tasks, text, seed=seed)
     loaded = load_tasks(tasks, data_dir=data_dir, fewshot=fewshot, embedded=embedded)
     by_task = {name: items(task, "test", limit) if _asks_prompts(task) else None for name, task in loaded.items()}
     _refuse_calibrated(by_task, calibrated_on)
@@ -187,12 +184,7 @@ def _receivers(condition: Condition, by_task: Items) -> dict[str, tuple[int, int
     for task, some in by_task.items():
         if some is None:
             raise ConfigError(f"{task}: its items are not a prompt with answers, so '{part}' has no meaning there")
-        for item in some:
-            span = item.question_span if part == "question_only" else item.choices_span
-            if span is None:
-                what = "choices" if part == "choices_only" else "question"
-                raise ConfigError(f"{task}: its prompts have no {what} of their own, so '{part}' has no meaning there")
-            spans[item.prompt] = span
+        spans |= {item.prompt: receiving_span(item, part) for item in some}
     return spans
 
 

@@ -74,8 +74,7 @@ class Search:
     @property
     def heads(self) -> list[tuple[int, int]]:
         """The heads that may be calibrated."""
-        layers = self.settings.layers(self.model.config.n_layers)
-        return [(layer, head) for layer in layers for head in range(self.model.config.n_heads)]
+        return self.settings.heads(self.model.config.n_layers, self.model.config.n_heads)
 
     def run(self) -> Outcomes:
         """The outcomes of all items; what was found before an interruption is not computed again."""

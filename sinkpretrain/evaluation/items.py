@@ -48,7 +48,7 @@ def items(task: Task, split: Literal["calibration", "test"], limit: int | None, 
     """
     task.set_fewshot_seed(FEWSHOT_SEED)
     if split == "test":
-        return [_item(task, doc) for _, doc in task.doc_iterator(limit=limit)]
+        return [_item(task, doc, content_hash(task, doc)) for _, doc in task.doc_iterator(limit=limit)]
     docs = _calibration_docs(task)
     tested = {content_hash(task, doc) for doc in task.eval_docs}
     found: dict[str, Item] = {}
@@ -57,8 +57,23 @@ def items(task: Task, split: Literal["calibration", "test"], limit: int | None, 
             break
         hashed = content_hash(task, docs[number])
         if hashed not in tested:
-            found[hashed] = _item(task, docs[number])
+            found[hashed] = _item(task, docs[number], hashed)
     return list(found.values())
+
+
+def receiving_span(item: Item, part: str) -> Span:
+    """The characters of the prompt that the redistribution `question_only` or `choices_only` gives to.
+
+    Raises:
+        ConfigError: the prompt has no such part.
+    """
+    span, what = {
+        "question_only": (item.question_span, "question"),
+        "choices_only": (item.choices_span, "choices"),
+    }[part]
+    if span is None:
+        raise ConfigError(f"{item.task}: its prompts have no {what} of their own, so '{part}' has no meaning there")
+    return span
 
 
 def chance(task: Task, items: Sequence[Item]) -> float:
@@ -91,7 +106,7 @@ def content_hash(task: Task, doc: Doc) -> str:
     return hashlib.sha256("\n".join(map(normalised, parts)).encode()).hexdigest()
 
 
-def _item(task: Task, doc: Doc) -> Item:
+def _item(task: Task, doc: Doc, hashed: str) -> Item:
     prompt, answers, gold = _asked(task, doc, task.config.num_fewshot or 0)
     question, choices = _spans(task, doc, prompt)
     return Item(
@@ -99,7 +114,7 @@ def _item(task: Task, doc: Doc) -> Item:
         prompt=prompt,
         answers=answers,
         gold=gold,
-        hash=content_hash(task, doc),
+        hash=hashed,
         question_span=question,
         choices_span=choices,
     )

@@ -5,11 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from sinkpretrain.evaluation.conditions import VANILLA
 from sinkpretrain.evaluation.statistics import paired_effect
+from sinkpretrain.records import BOUNDED, VANILLA
 
 METRICS = ("acc", "acc_norm", "em", "f1", "logprob", "margin")
-BOUNDED = ("acc", "acc_norm", "em", "f1")  # between 0 and 1
 COMPARED = ("acc", "em", "logprob")  # with vanilla
 
 

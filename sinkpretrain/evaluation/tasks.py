@@ -18,8 +18,9 @@ from lm_eval.defaults import DEFAULT_OTHER_SEED
 from lm_eval.tasks import TaskManager
 
 from sinkpretrain.errors import ConfigError, DataError
-from sinkpretrain.evaluation.embedded import EmbeddedText
+from sinkpretrain.evaluation.embedded import EmbeddedText, embedded_text
 from sinkpretrain.evaluation.own_task import OwnTask
+from sinkpretrain.runs import Run
 
 FILES = Path(__file__).parent / "task_files"
 PREFIX, STOCK = "act_", "stock:"
@@ -50,6 +51,20 @@ def name_of(task: Task) -> str:
     if name.startswith(PREFIX):
         return name.removeprefix(PREFIX)
     return STOCK + name if name in OWN else name
+
+
+def text_of(run: Run, names: Sequence[str], text: Path | None = None, *, seed: int = 0) -> EmbeddedText | None:
+    """What embedded tasks among these are made of (see `embedded_text`); None where there are none.
+
+    Raises:
+        ConfigError: a text that no task is made of, or an imported model without one.
+        DataError: no such text, or too little.
+    """
+    if set(TASK_SETS["embedded"]) & set(expand(names)):
+        return embedded_text(run, text, seed=seed)
+    if text is not None:
+        raise ConfigError(f"--text: {text} has no effect on {', '.join(names)}; only embedded tasks are made of text")
+    return None
 
 
 def load_tasks(

@@ -9,11 +9,9 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
 from sinkpretrain.comparison.act_records import (
-    BOUNDED,
     CONDITIONS,
     CONTROLS,
     RULES,
-    VANILLA,
     Variant,
     calibrated_sets,
     variants_of,
@@ -23,6 +21,7 @@ from sinkpretrain.figures.base import Figure
 from sinkpretrain.figures.base.arms import Arm, Axis, MissingRecord
 from sinkpretrain.figures.base.legend import legend
 from sinkpretrain.figures.base.style import GREY, canvas, colour, plain
+from sinkpretrain.records import BOUNDED, VANILLA
 
 MARKS = {RULES[0]: "o", RULES[1]: "s", CONTROLS[0]: "^", CONTROLS[1]: "D"}
 SPACING = 0.18  # of a row, between conditions
