@@ -42,7 +42,7 @@ def test_fragments(path):
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=named)
 def test_experiments(path):
-    _, members = read_experiment(path)
+    members = read_experiment(path).members
     for member in members:
         assert len(build_on_meta(member.config).blocks) == member.config.model.n_layers
 
@@ -60,7 +60,7 @@ def test_every_attention_kind_has_a_file():
 
 
 def test_the_papers_arms_are_what_they_say():
-    _, members = read_experiment(ROOT / "configs/experiments/sink_origin.yaml")
+    members = read_experiment(ROOT / "configs/experiments/sink_origin.yaml").members
     assert len(members) == 3 * 4
     by_variant = {member.config.variant: member.config.model.attention for member in members}
     assert by_variant["softmax"].weights == {"name": "softmax"}

@@ -5,7 +5,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from sinkpretrain.cli import calibration, compare, evaluation, models, results, training
+from sinkpretrain.cli import calibration, compare, evaluation, models, results, sweep, training
 from sinkpretrain.cli.verb import add_verb, show
 from sinkpretrain.errors import ConfigError, Interrupted, SinkpretrainError
 
@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for group in (training, models, calibration, evaluation, compare, results):
+    for group in (training, sweep, models, calibration, evaluation, compare, results):
         group.add(verbs)
     add_verb(verbs, "doctor", _doctor, "versions, devices, known-bad packages")
     return parser

@@ -1,4 +1,4 @@
-"""The verbs that make runs: prepare, train, sweep."""
+"""The verbs that make a run: prepare, train."""
 
 import argparse
 from pathlib import Path
@@ -23,14 +23,6 @@ def add(verbs: Any) -> None:
     train.add_argument(
         "--dry-run", action="store_true", help="print parameters, tokens, memory and disk; write nothing"
     )
-
-    sweep = add_verb(verbs, "sweep", _sweep, "variants x seeds; safe to repeat", overrides=True)
-    sweep.add_argument("experiment", type=Path, metavar="EXPERIMENT.yaml")
-    sweep.add_argument(
-        "--launcher", choices=("local", "print"), default="local", help="run here, or print the commands"
-    )
-    sweep.add_argument("--out", type=Path, default=Path("runs"), help="folder of experiments (default: runs)")
-    sweep.add_argument("--jobs", type=int, help="runs at a time (default: one a GPU, or one on a CPU)")
 
 
 def _prepare(options: argparse.Namespace) -> None:
@@ -84,23 +76,3 @@ def _dry_run(options: argparse.Namespace, config: Any) -> None:
         config = with_vocabulary(config, TokenStore.open(config.data.store))
     planned = plan(config)
     show(options, planned, describe(planned))
-
-
-def _sweep(options: argparse.Namespace) -> None:
-    import shlex
-
-    from sinkpretrain.comparison import local
-    from sinkpretrain.comparison.experiment import read_experiment
-    from sinkpretrain.mappings import parse_overrides
-
-    name, members = read_experiment(options.experiment, parse_overrides(options.overrides))
-    root = options.out / name
-    if options.launcher == "print":
-        local.write_member_files(members, root)
-        commands = [shlex.join(local.command(member, root)) for member in members]
-        show(options, {"commands": commands}, "\n".join(commands))
-        return
-    runs = local.launch(members, root, options.jobs or local.default_jobs())
-    losses = {run.root.name: float(run.series("val/loss")[1][-1]) for run in runs}
-    lines = [f"{root / folder}: validation loss {loss:.4f}" for folder, loss in losses.items()]
-    show(options, {"experiment": root, "val/loss": losses}, "\n".join(lines))

@@ -10,13 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from sinkpretrain.comparison.experiment import Member
+from sinkpretrain.comparison.experiment import Experiment, Member
+from sinkpretrain.comparison.members import command, prepare
 from sinkpretrain.errors import SinkpretrainError
-from sinkpretrain.mappings import to_mapping
 from sinkpretrain.runs import Run, progress_text
 
 LOG = "train.log"
@@ -24,26 +23,7 @@ POLL_SECONDS = 0.5
 SECONDS_BETWEEN_LINES = 15.0
 
 
-def command(member: Member, root: Path) -> list[str]:
-    """The command that brings one run to its end, whether it has begun or not."""
-    train = [sys.executable, "-m", "sinkpretrain", "train", "--continue"]
-    return [*train, "--config", str(member_file(member, root)), "--out", str(root / member.folder)]
-
-
-def member_file(member: Member, root: Path) -> Path:
-    """Where a run's resolved configuration lies for its process to read."""
-    return root / "configs" / f"{member.folder}.yaml"
-
-
-def write_member_files(members: Sequence[Member], root: Path) -> None:
-    """Write each run's resolved configuration."""
-    for member in members:
-        path = member_file(member, root)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(to_mapping(member.config), sort_keys=False), encoding="utf-8")
-
-
-def launch(members: Sequence[Member], root: Path, jobs: int) -> list[Run]:
+def launch(experiment: Experiment, root: Path, *, jobs: int | None = None, retries: int = 1) -> list[Run]:
     """Bring all runs to their end, `jobs` at a time; finished ones are found and left alone.
 
     Each process gets an equal share of the cores and writes to `train.log` in its run folder.
@@ -52,11 +32,8 @@ def launch(members: Sequence[Member], root: Path, jobs: int) -> list[Run]:
         ResumeError: a run there was started with another configuration; nothing is started. Names the difference.
         SinkpretrainError: some runs failed; the others were finished all the same. Names each, with its log.
     """
-    runs = {member.folder: Run(root / member.folder) for member in members}
-    for member in members:
-        if runs[member.folder].config_path.exists():
-            runs[member.folder].refuse_other_config(member.config)
-    write_member_files(members, root)
+    members, jobs = experiment.members, jobs or default_jobs()
+    runs = prepare(experiment, root)
     waiting = [member for member in members if runs[member.folder].status().get("state") != "done"]
     with _display(members, runs) as show, _processes() as working:
         exit_codes: dict[str, int] = {}

@@ -22,8 +22,9 @@ def write(tmp_path):
 
 def test_variants_times_seeds_times_learning_rates(write):
     variants = {"softmax": None, "sigmoid": {"base": "sigmoid.yaml", "optimizer": {"learning_rate": [1e-3, 2e-3]}}}
-    name, members = read_experiment(write({**SHARED, "variants": variants}))
-    assert name == "trial"
+    experiment = read_experiment(write({**SHARED, "variants": variants}))
+    members = experiment.members
+    assert experiment.name == "trial"
     assert [member.folder for member in members] == [
         "softmax-s0",
         "softmax-s1",
@@ -38,9 +39,9 @@ def test_variants_times_seeds_times_learning_rates(write):
 
 
 def test_runs_differ_in_nothing_but_what_their_variant_says(write):
-    _, (softmax, sigmoid) = read_experiment(
+    softmax, sigmoid = read_experiment(
         write({**SHARED, "seeds": [3], "variants": {"softmax": {}, "sigmoid": {"base": "sigmoid.yaml"}}})
-    )
+    ).members
     changed = difference(to_mapping(softmax.config), to_mapping(sigmoid.config))
     assert changed == {
         "variant": ("softmax", "sigmoid"),
@@ -51,7 +52,7 @@ def test_runs_differ_in_nothing_but_what_their_variant_says(write):
 
 def test_overrides_win_over_variants(write):
     path = write({**SHARED, "variants": {"a": {"tokens": 500_000}}})
-    _, members = read_experiment(path, {"tokens": 200_000, "seeds": [7], "name": "renamed"})
+    members = read_experiment(path, {"tokens": 200_000, "seeds": [7], "name": "renamed"}).members
     (member,) = members
     assert (member.folder, member.config.tokens, member.config.name) == ("a-s7", 200_000, "renamed")
 

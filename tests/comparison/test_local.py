@@ -47,7 +47,7 @@ def test_a_sweep_finishes_its_runs_and_finds_them_again(experiment, tmp_path, ca
 def test_a_changed_experiment_is_refused_with_the_difference(experiment, tmp_path, capsys):
     from sinkpretrain.comparison.experiment import read_experiment
 
-    _, (softmax, _) = read_experiment(experiment)
+    softmax, _ = read_experiment(experiment).members
     Run(tmp_path / "runs" / "trial" / "softmax-s0").create(softmax.config)
     assert run(["sweep", str(experiment), "--out", str(tmp_path / "runs"), "--optimizer.beta2", "0.99"]) == 5
     assert "optimizer.beta2 was 0.95, is 0.99" in capsys.readouterr().err
