@@ -220,6 +220,10 @@ class WandbConfig:
     project: str = "sinkpretrain"
 
 
+# Keys that say where and with what a run is worked on, not which run it is: it may go on under others.
+PLACEMENT = ("devices", "nodes", "strategy", "timeout", "micro_batch_size", "data.workers", "wandb")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """One training run."""
@@ -229,12 +233,14 @@ class Config:
     seed: int = 0  # initial weights
     tokens: int = 1_000_000  # budget, rounded down to whole optimizer steps
     global_batch_size: int = 32  # windows an optimizer step, over all devices
-    micro_batch_size: int = 32  # windows a forward pass
+    micro_batch_size: int = 32  # windows a forward pass, at most
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = False
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    devices: int = 1
+    devices: int = 1  # on each node
     nodes: int = 1
+    strategy: Literal["ddp", "sharded"] = "ddp"  # sharded: weights and AdamW's moments divided over the devices
+    timeout: float = 600.0  # seconds that the processes of a run wait for each other
     log_every: int = 10  # optimizer steps between lines of the training loss
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -246,16 +252,16 @@ class Config:
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
     def __post_init__(self) -> None:
-        """Refuse values out of range and batches that do not divide."""
+        """Refuse values out of range and a batch that does not divide."""
         for name in ("tokens", "global_batch_size", "micro_batch_size", "devices", "nodes", "log_every"):
             check(getattr(self, name) >= 1, name, getattr(self, name), ">= 1")
         check(0 <= self.seed < 2**32, "seed", self.seed, "0 <= value < 2^32")
         check(0 <= self.data.seed < 2**32, "data.seed", self.data.seed, "0 <= value < 2^32")
-        together = self.micro_batch_size * self.devices * self.nodes
-        if self.global_batch_size % together:
+        check(self.timeout > 0, "timeout", self.timeout, "> 0 seconds")
+        if self.global_batch_size % (self.devices * self.nodes):
             raise ConfigError(
-                f"global_batch_size: {self.global_batch_size} is not a multiple of micro_batch_size x devices x nodes "
-                f"= {self.micro_batch_size} x {self.devices} x {self.nodes}; change one of them"
+                f"global_batch_size: {self.global_batch_size} is not a multiple of devices x nodes = "
+                f"{self.devices} x {self.nodes}; change one of them"
             )
         check(self.steps >= 1, "tokens", self.tokens, f">= {self.tokens_per_step} (one optimizer step)")
 
@@ -270,9 +276,15 @@ class Config:
         return self.tokens // self.tokens_per_step
 
     @property
+    def windows_per_pass(self) -> int:
+        """Windows of a training pass: the most that divide a device's share of the global batch, at the set bound."""
+        share = self.global_batch_size // (self.devices * self.nodes)
+        return max(size for size in range(1, min(share, self.micro_batch_size) + 1) if share % size == 0)
+
+    @property
     def accumulation(self) -> int:
         """Micro-batches a device and optimizer step."""
-        return self.global_batch_size // (self.micro_batch_size * self.devices * self.nodes)
+        return self.global_batch_size // (self.windows_per_pass * self.devices * self.nodes)
 
 
 def load_config(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Config:

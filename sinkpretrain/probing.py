@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -91,8 +92,8 @@ class Probe:
 
         Args:
             model: in float32 or wider, on any device; explicit attention and metrics run without autocast or TF32.
-            rank: which share of the sequences to run here.
-            world: number of shares.
+            rank: which share of the batches to run here: every `world`-th from this one on, and there may be none.
+            world: number of shares; 1 and 2 give the same values bit for bit.
             reduce: adds each named sum up over the ranks; called once, with the same names and shapes on each.
 
         Raises:
@@ -132,42 +133,43 @@ class Probe:
         return Request(inputs.text, tokens, max(inputs.sequences or self.sequences, least))
 
     def _add_up(self, model: Llama, request: Request, names: Sequence[str], rank: int, world: int) -> Sums:
-        """The sums of some metrics over this rank's share of one text, `<metric>/<sum>`, stacked over layers."""
-        metrics = {name: self.metrics[name] for name in names}
-        totals: dict[str, dict[int, Tensor]] = defaultdict(dict)
+        """The sums of some metrics over this rank's share of one text, `<metric>/<sum>`, stacked over layers.
 
-        def add(view: LayerView) -> None:
+        Even and odd batches are summed apart and joined last: one process then adds in the order of two.
+        """
+        metrics = {name: self.metrics[name] for name in names}
+        totals: dict[str, dict[tuple[int, int], Tensor]] = defaultdict(dict)
+
+        def add(number: int, view: LayerView) -> None:
             for name, metric in metrics.items():
                 for key, value in metric.measure(view).items():
-                    total = totals[f"{name}/{key}"]
-                    total[view.layer] = total[view.layer] + value if view.layer in total else value
+                    total, place = totals[f"{name}/{key}"], (view.layer, number % 2)
+                    total[place] = total[place] + value if place in total else value
 
-        for batch in self._share(model, request, rank, world):
-            measure_layers(model, batch, metrics.values(), add)
+        for number, batch in islice(enumerate(self._batches(request, model)), rank, None, world):
+            measure_layers(model, batch, metrics.values(), partial(add, number))
         has_share = bool(totals)
         if not has_share:
             # A rank without sequences still takes part in the reduction, with zeros of the same shapes.
-            for batch in self._share(model, request, 0, request.sequences):
-                measure_layers(model, batch, metrics.values(), add)
+            for batch in islice(self._batches(request, model), 1):
+                measure_layers(model, batch, metrics.values(), partial(add, 0))
         if not totals:
             raise DataError(f"probes: there is no held-out text for {', '.join(names)}; prepare more text")
-        sums = {key: torch.stack([total[layer] for layer in sorted(total)]) for key, total in totals.items()}
+        sums = {key: _joined(total) for key, total in totals.items()}
         return sums if has_share else {key: torch.zeros_like(value) for key, value in sums.items()}
 
-    def _share(self, model: Llama, request: Request, rank: int, world: int) -> Iterator[Sequences]:
-        """Every `world`-th sequence from `rank` on, on the model's device, at most `batch_size` at a time."""
+    def _batches(self, request: Request, model: Llama) -> Iterator[Sequences]:
+        """The text, at most `batch_size` sequences at a time, on the model's device; the same for any rank."""
         device = model.embedding.weight.device
         random = request.text == "random"
-        batches = [self._random(model, request)] if random else self.held_out(request.sequences)
-        seen = 0
-        for batch in batches:
-            mine = slice((rank - seen) % world, None, world)
-            seen += len(batch.tokens_BT)
-            tokens_BT = batch.tokens_BT[mine, : request.tokens].to(device)
-            document_BT = None if batch.document_BT is None else batch.document_BT[mine, : request.tokens].to(device)
-            for first in range(0, len(tokens_BT), self.batch_size):
+        for batch in [self._random(model, request)] if random else self.held_out(request.sequences):
+            for first in range(0, len(batch.tokens_BT), self.batch_size):
                 rows = slice(first, first + self.batch_size)
-                yield Sequences(tokens_BT[rows], None if document_BT is None else document_BT[rows])
+                document_BT = batch.document_BT
+                yield Sequences(
+                    batch.tokens_BT[rows, : request.tokens].to(device),
+                    None if document_BT is None else document_BT[rows, : request.tokens].to(device),
+                )
 
     def _random(self, model: Llama, request: Request) -> Sequences:
         """Uniform random tokens, the same for every batch size and number of ranks."""
@@ -177,6 +179,13 @@ class Probe:
         if self.separator is not None:
             tokens_BT += tokens_BT >= self.separator
         return Sequences(tokens_BT, None)
+
+
+def _joined(total: dict[tuple[int, int], Tensor]) -> Tensor:
+    """Sums by (layer, even or odd batch): added over the second, stacked over layers."""
+    layers = sorted({layer for layer, _ in total})
+    parts = [[total[layer, parity] for parity in (0, 1) if (layer, parity) in total] for layer in layers]
+    return torch.stack([of[0] if len(of) == 1 else of[0] + of[1] for of in parts])
 
 
 def _weighed(model: Llama, metric: Metric) -> Arrays:

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sinkpretrain.config import Config
+from sinkpretrain.config import PLACEMENT, Config
 from sinkpretrain.errors import DataError
-from sinkpretrain.mappings import difference
+from sinkpretrain.mappings import difference, to_mapping
 
 ABOUT = "about"  # in a probe record: the text it was measured on, as JSON
 UNTOUCHED = "none"  # the condition of an intervention's record in which nothing was changed
@@ -38,6 +38,18 @@ def read_record(path: Path, command: str) -> dict[str, Any]:
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """`seed was 0, is 5; optimizer.learning_rate was 0.001, is 0.003`; empty where nothing differs."""
     return "; ".join(f"{key} was {was!r}, is {now!r}" for key, (was, now) in difference(old, new).items())
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """What makes a run this run: its configuration without where it is worked on (`config.PLACEMENT`)."""
+    mapping = to_mapping(config)
+    for key in PLACEMENT:
+        *sections, last = key.split(".")
+        section = mapping
+        for name in sections:
+            section = section[name]
+        del section[last]
+    return mapping
 
 
 def about_held_out(config: Config) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from sinkpretrain.config import Config
 from sinkpretrain.errors import ConfigError, DataError, ResumeError
 from sinkpretrain.files import write_atomically, write_json, write_whole
 from sinkpretrain.mappings import build, read_yaml, to_mapping
-from sinkpretrain.records import ABOUT, changes, read_record
+from sinkpretrain.records import ABOUT, changes, identity, read_record
 
 State = Literal["running", "done", "failed", "preempted"]
 
@@ -115,12 +115,13 @@ class Run:
     def refuse_other_config(self, config: Config) -> None:
         """Raise where this run was started with another configuration, naming each difference.
 
-        A vocabulary size that is left to the token store is the run's own.
+        Where it is worked on (`config.PLACEMENT`) is no difference; a vocabulary size that is left to the token store
+        is the run's own.
         """
         own = self.config()
         vocab_size = config.model.vocab_size or own.model.vocab_size
         given = replace(config, model=replace(config.model, vocab_size=vocab_size))
-        if listed := changes(to_mapping(own), to_mapping(given)):
+        if listed := changes(identity(own), identity(given)):
             raise ResumeError(f"{self.root}: was started with another configuration ({listed}); use another --out")
 
     @property

@@ -225,6 +225,7 @@ def test_a_section_that_is_no_mapping_is_refused():
         ("micro_batch_size", [0, -1]),
         ("devices", [0]),
         ("nodes", [0]),
+        ("timeout", [0.0, -1.0]),
         ("log_every", [0]),
         ("model.vocab_size", [1, 0]),
         ("model.n_layers", [0]),
@@ -264,8 +265,9 @@ def test_a_value_out_of_range_is_refused(key, values):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"global_batch_size": 48}, "48 is not a multiple of micro_batch_size x devices x nodes = 32 x 1 x 1"),
-        ({"devices": 3}, "32 is not a multiple of micro_batch_size x devices x nodes = 32 x 3 x 1"),
+        ({"devices": 3}, "32 is not a multiple of devices x nodes = 3 x 1"),
+        ({"devices": 8, "nodes": 8}, "32 is not a multiple of devices x nodes = 8 x 8"),
+        ({"strategy": "fsdp"}, "strategy: 'fsdp' is not one of ddp, sharded"),
         ({"data": {"bos": "window", "document_mask": True}}, r"data\.bos: 'window'"),
         ({"model": {"attention": {"weights": {"name": "softmaxx"}}}}, r"weights: name 'softmaxx' .* softmax"),
         ({"model": {"attention": {"output": [{}]}}}, r"attention\.output: name None is not one of gate"),
@@ -333,6 +335,22 @@ def test_steps_and_shapes():
     config = build(Config, {"tokens": 100_000, "micro_batch_size": 4, "devices": 2, "model": {"n_kv_heads": 1}}, "")
     assert (config.tokens_per_step, config.steps, config.accumulation) == (32 * 256, 12, 4)
     assert (config.model.head_size, config.model.kv_heads, ModelConfig().kv_heads) == (32, 1, 4)
+
+
+@pytest.mark.parametrize(
+    ("given", "windows", "accumulation"),
+    [
+        ({"micro_batch_size": 32}, 24, 1),
+        ({"micro_batch_size": 10}, 8, 3),
+        ({"micro_batch_size": 10, "devices": 2}, 6, 2),
+        ({"micro_batch_size": 10, "devices": 2, "nodes": 4}, 3, 1),
+        ({"micro_batch_size": 10, "devices": 24}, 1, 1),
+    ],
+)
+def test_micro_batches_are_as_large_as_they_may_be_and_divide_the_share_of_a_device(given, windows, accumulation):
+    config = build(Config, {"global_batch_size": 24, **given}, "")
+    assert (config.windows_per_pass, config.accumulation) == (windows, accumulation)
+    assert windows * accumulation * config.devices * config.nodes == 24
 
 
 def test_weights_without_a_name_are_softmax():

@@ -93,7 +93,7 @@ def test_batch_size_does_not_show(model):
 def test_number_of_ranks_does_not_show(model, world):
     """Nine ranks share seven sequences: two of them have none and bring zeros."""
     model = model.double()
-    probe = Probe(NAMES, held_out=held_out, sequences=7)
+    probe = Probe(NAMES, held_out=held_out, sequences=7, batch_size=1)
     parts = []
 
     def keep(sums):
@@ -110,6 +110,19 @@ def test_number_of_ranks_does_not_show(model, world):
     found = probe.run(model, rank=world - 1, world=world, reduce=add)
     assert all(value.dtype == torch.float64 for value in parts[0].values())
     assert_same(found.arrays, probe.run(model).arrays, rtol=1e-9)
+
+
+def test_two_ranks_are_one_bit_for_bit(model):
+    """In float32, with a batch more on one of them: each pass and sum is of the same numbers, in order."""
+    probe = Probe(NAMES, held_out=held_out, sequences=7, batch_size=2)
+    parts = []
+    for rank in range(2):
+        probe.run(model, rank=rank, world=2, reduce=lambda sums: parts.append(sums) or sums)
+    two = probe.run(model, reduce=lambda _: {name: parts[0][name] + parts[1][name] for name in parts[0]})
+    one = probe.run(model)
+    assert two.scalars == one.scalars
+    for name, array in one.arrays.items():
+        assert np.array_equal(two.arrays[name], array, equal_nan=array.dtype.kind == "f"), name
 
 
 def test_ranks_share_evenly(model):

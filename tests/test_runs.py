@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sinkpretrain import files
-from sinkpretrain.config import Config
+from sinkpretrain.config import PLACEMENT, Config
 from sinkpretrain.errors import ConfigError, DataError, ResumeError
 from sinkpretrain.files import write_atomically, write_json
 from sinkpretrain.mappings import build
@@ -62,6 +62,19 @@ def test_another_configuration_is_refused_with_each_difference(run):
     with pytest.raises(ResumeError) as caught:
         run.refuse_other_config(other)
     assert "(seed was 0, is 5; optimizer.learning_rate was 0.001, is 0.003)" in str(caught.value)
+
+
+def test_a_run_may_go_on_elsewhere(run):
+    """Every key of the placement, and none beside them."""
+    elsewhere = {"devices": 2, "nodes": 2, "strategy": "sharded", "timeout": 5.0, "micro_batch_size": 1}
+    more = {"data": {"workers": 3}, "wandb": {"mode": "disabled", "project": "other"}}
+    run.refuse_other_config(build(Config, {"variant": "softmax", **elsewhere, **more}, ""))
+    named = {*elsewhere, "data.workers", "wandb"}
+    assert named == set(PLACEMENT)
+    with pytest.raises(ResumeError, match=r"\(data.seed was 0, is 7\)"):
+        run.refuse_other_config(
+            build(Config, {"variant": "softmax", **elsewhere, "data": {"workers": 3, "seed": 7}}, "")
+        )
 
 
 def start(program, run):

@@ -23,7 +23,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         if rest and not options.takes_overrides:
             raise ConfigError(f"'{rest[0]}' is not understood; see sinkpretrain {options.verb} --help")
-        options.overrides = rest
+        options.overrides, options.arguments = rest, arguments
         options.function(options)
     except SinkpretrainError as error:
         if options.debug:

@@ -1,6 +1,7 @@
 """The verbs that make a run: prepare, train."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,30 @@ def _prepare(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
+    from sinkpretrain.training import placement, supervisor
+
+    supervisor.follow_supervisor()
+    config, out, resume = _which(options)
+    if options.dry_run:
+        _dry_run(options, config)
+        return
+    place = placement.from_environment()
+    if place is None and config.devices > 1:
+        placement.refuse_several_nodes(config)
+        sys.exit(supervisor.supervise(options.arguments, config.devices))
+    from sinkpretrain.training.train import train
+
+    finished = train(config, out, resume=resume)
+    if place is not None and place.rank > 0:
+        return
+    rows = finished.metrics()
+    losses = [row["val/loss"] for row in rows if "val/loss" in row]
+    result = {"run": finished.root, "step": rows[-1]["step"], "val/loss": losses[-1]}
+    show(options, result, f"{finished.root}: done at step {rows[-1]['step']}, validation loss {losses[-1]:.4f}")
+
+
+def _which(options: argparse.Namespace) -> tuple[Any, Path, bool]:
+    """The configuration, the folder, and whether a run there goes on."""
     from sinkpretrain.config import load_config
     from sinkpretrain.mappings import merge, parse_overrides
     from sinkpretrain.runs import Run
@@ -43,28 +68,29 @@ def _train(options: argparse.Namespace) -> None:
     if options.seed is not None:
         overrides = merge(overrides, {"seed": options.seed})
     if options.resume is not None:
-        if options.out is not None or overrides:
-            raise ConfigError("--resume goes on with a run as it was started; leave out --out and overrides")
-        config, out, resume = Run.open(options.resume).config(), options.resume, True
-        if options.config is not None:
-            Run(out).refuse_other_config(load_config(options.config))
-    elif options.config is None:
+        return _resumed(Run.open(options.resume), options, overrides), options.resume, True
+    if options.config is None:
         raise ConfigError("--config C.yaml is missing (or --resume RUN)")
-    else:
-        config, resume = load_config(options.config, overrides), options.go_on
-        out = options.out or Path("runs") / config.name / f"{config.variant}-s{config.seed}"
-    if options.dry_run:
-        _dry_run(options, config)
-        return
-    from sinkpretrain.training.train import is_rank_zero, train
+    config = load_config(options.config, overrides)
+    out = options.out or Path("runs") / config.name / f"{config.variant}-s{config.seed}"
+    return config, out, options.go_on
 
-    finished = train(config, out, resume=resume)
-    if not is_rank_zero():
-        return
-    rows = finished.metrics()
-    losses = [row["val/loss"] for row in rows if "val/loss" in row]
-    result = {"run": finished.root, "step": rows[-1]["step"], "val/loss": losses[-1]}
-    show(options, result, f"{finished.root}: done at step {rows[-1]['step']}, validation loss {losses[-1]:.4f}")
+
+def _resumed(run: Any, options: argparse.Namespace, overrides: dict[str, Any]) -> Any:
+    """The configuration of a run that goes on: its own, but for where it is worked on."""
+    from sinkpretrain.config import PLACEMENT, Config, load_config
+    from sinkpretrain.mappings import build, merge, read_yaml
+    from sinkpretrain.records import identity
+
+    config = build(Config, merge(read_yaml(run.config_path), overrides), "")
+    if options.out is not None or identity(config) != identity(run.config()):
+        raise ConfigError(
+            "--resume goes on with a run as it was started; leave out --out and overrides, but for "
+            f"{', '.join(f'--{key}' for key in PLACEMENT)}"
+        )
+    if options.config is not None:
+        run.refuse_other_config(load_config(options.config))
+    return config
 
 
 def _dry_run(options: argparse.Namespace, config: Any) -> None:

@@ -1,5 +1,6 @@
 """The data module: the micro-batches of this rank, in the order that the windows fix."""
 
+import signal
 from collections.abc import Iterator
 
 import lightning as L
@@ -9,7 +10,6 @@ from torch.utils.data import DataLoader, Dataset
 from sinkpretrain.config import Config
 from sinkpretrain.data.store import TokenStore
 from sinkpretrain.data.windows import Batch, Windows
-from sinkpretrain.errors import ConfigError
 
 PREFETCH = 4  # micro-batches a worker keeps ready
 
@@ -17,19 +17,13 @@ PREFETCH = 4  # micro-batches a worker keeps ready
 class MicroBatches(Dataset[Batch]):
     """The micro-batches of one rank over the whole run, by their number: step * accumulation + m.
 
-    The windows of a step, as (accumulation, world size, micro-batch), are the same for every number of ranks.
+    The windows of a step, as (accumulation, world size, windows of a pass), are the same for every number of ranks.
     """
 
     def __init__(self, windows: Windows, config: Config, rank: int, world_size: int) -> None:
-        together = config.micro_batch_size * world_size
-        if config.global_batch_size % together:
-            raise ConfigError(
-                f"global_batch_size: {config.global_batch_size} is not a multiple of micro_batch_size x processes = "
-                f"{config.micro_batch_size} x {world_size}; change one of them"
-            )
+        assert world_size == config.devices * config.nodes, "the configuration must be that of these processes"
         self.windows, self.rank, self.world_size = windows, rank, world_size
-        self.global_batch_size, self.micro_batch_size = config.global_batch_size, config.micro_batch_size
-        self.accumulation = config.global_batch_size // together
+        self.global_batch_size, self.accumulation = config.global_batch_size, config.accumulation
         self.steps = config.steps
 
     def __len__(self) -> int:
@@ -74,14 +68,24 @@ class WindowsDataModule(L.LightningDataModule):
             persistent_workers=workers > 0,
             prefetch_factor=PREFETCH if workers else None,
             pin_memory=torch.cuda.is_available() and self.config.accelerator != "cpu",
+            worker_init_fn=_leave_signals_to_training if workers else None,
         )
 
     def validation_batches(self, count_windows: int, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
-        """The fixed validation windows of this rank; each window is on exactly one, and a rank may have none.
+        """The fixed validation windows of this rank: every `world_size`-th batch, and a rank may have none.
+
+        Batches are whole and the same for any number of ranks, so that the passes over them are too.
 
         Raises:
             DataError: the validation split has fewer windows.
         """
-        ids = self.validation_windows.fixed(count_windows)[rank::world_size]
+        ids = self.validation_windows.fixed(count_windows)
         size = self.config.micro_batch_size
-        return (self.validation_windows.batch(ids[start : start + size]) for start in range(0, len(ids), size))
+        starts = range(rank * size, len(ids), world_size * size)
+        return (self.validation_windows.batch(ids[start : start + size]) for start in starts)
+
+
+def _leave_signals_to_training(worker: int) -> None:
+    """Ignore what asks a run to stop: Slurm and terminals send it to workers too, and a dead one fails the run."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)

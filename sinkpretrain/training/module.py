@@ -8,9 +8,10 @@ from torch import Tensor
 
 from sinkpretrain.config import Config
 from sinkpretrain.data.windows import IGNORED, Batch
-from sinkpretrain.errors import NonFiniteError
+from sinkpretrain.errors import NonFiniteError, SinkpretrainError
 from sinkpretrain.model.llama import Llama, next_token_loss
 from sinkpretrain.training.optimizer import build_optimizer, learning_rate
+from sinkpretrain.training.sharding import gathered, is_sharded, scattered, shard
 
 WINDOWS_NAMED = 8  # in the message about a non-finite loss
 
@@ -39,11 +40,17 @@ class PretrainModule(L.LightningModule):
         """Input tokens seen, over all devices."""
         return self.step * self.config.tokens_per_step
 
+    def configure_model(self) -> None:
+        """Divide the model over the devices, where the strategy is a sharded one."""
+        if self.device_mesh is not None and not is_sharded(self.model):
+            shard(self.model, self.device_mesh["data_parallel"])
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW; its learning rate is set at each step."""
         optimizer = build_optimizer(self.model, self.config.optimizer)
         if self.resumed_optimizer is not None:
-            optimizer.load_state_dict(self.resumed_optimizer)
+            optimizer.load_state_dict(scattered(self.resumed_optimizer, optimizer))
+            self.resumed_optimizer = None
         return optimizer
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -62,11 +69,12 @@ class PretrainModule(L.LightningModule):
         return nll / batch.targets_BT.numel()
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
-        """Measure the norm of the whole gradient, refuse a non-finite one, clip."""
+        """Refuse a missing gradient, measure the norm of the whole one, refuse a non-finite one, clip."""
+        self._refuse_unused()
         clip = self.config.optimizer.clip
-        self.grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip or float("inf"))
+        self.grad_norm = gathered(torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip or float("inf")))
         # Under fp16 the gradient scaler meets overflows as a matter of course and skips their updates itself.
-        judged = self._nll if self.config.precision == "fp16" else self.grad_norm
+        judged = self.all_reduce(self._nll.clone()) if self.config.precision == "fp16" else self.grad_norm
         if not torch.isfinite(judged):
             self._refuse_step()
 
@@ -92,6 +100,15 @@ class PretrainModule(L.LightningModule):
         """A tensor of sums added up over the ranks."""
         reduced: Tensor = self.trainer.strategy.reduce(sums, reduce_op="sum")
         return reduced
+
+    def _refuse_unused(self) -> None:
+        """Raise where the loss does not depend on a parameter; DDP would say so later, and without its name."""
+        unused = [name for name, of in self.model.named_parameters() if of.requires_grad and of.grad is None]
+        if unused:
+            raise SinkpretrainError(
+                f"{', '.join(unused)}: no gradient came, the loss does not depend on it; let the forward pass use it, "
+                "or take it out of the model"
+            )
 
     def _refuse_step(self) -> None:
         ids = self.trainer.datamodule.train_windows.ids(self.step, self.config.global_batch_size)  # type: ignore[attr-defined]

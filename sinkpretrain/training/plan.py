@@ -15,10 +15,12 @@ LOGITS_KEPT = 3  # the logits, their float32 copy or log-softmax, their gradient
 
 def plan(config: Config) -> dict[str, Any]:
     """Parameters, tokens, steps, operations, memory and disk of a run. Memory is an estimate a device, in bytes."""
+    processes = config.devices * config.nodes
     model = config.model
+    shares = processes if config.strategy == "sharded" else 1
     assert model.vocab_size is not None
     parameters = count_parameters(model)
-    positions = config.micro_batch_size * model.context_length
+    positions = config.windows_per_pass * model.context_length
     per_position = model.n_layers * (WIDTHS_KEPT * model.d_model + FEED_FORWARD_WIDTHS_KEPT * model.d_ff)
     activations = FLOAT32 * positions * (per_position + LOGITS_KEPT * model.vocab_size)
     checkpoint = parameters * FLOAT32 * 3
@@ -28,10 +30,12 @@ def plan(config: Config) -> dict[str, Any]:
         "steps": config.steps,
         "tokens": config.steps * config.tokens_per_step,
         "tokens_per_step": config.tokens_per_step,
+        "processes": processes,
+        "windows_per_pass": config.windows_per_pass,
         "accumulation": config.accumulation,
         "flops_per_token": flops,
         "flops": flops * config.steps * config.tokens_per_step,
-        "memory_bytes": parameters * FLOAT32 * ADAM_COPIES + activations,
+        "memory_bytes": parameters * FLOAT32 * ADAM_COPIES / shares + activations,
         "disk_bytes": checkpoint * (config.checkpoints.keep + 1),
     }
 
@@ -43,7 +47,8 @@ def describe(planned: dict[str, Any]) -> str:
         [
             f"parameters      {planned['parameters']:,}",
             f"tokens          {planned['tokens']:,} in {planned['steps']:,} steps of {planned['tokens_per_step']:,}",
-            f"micro-batches   {planned['accumulation']} a device and step",
+            f"micro-batches   {planned['accumulation']} of {planned['windows_per_pass']} windows, a device and step; "
+            f"{planned['processes']} device{'s' * (planned['processes'] > 1)}",
             f"operations      {planned['flops_per_token'] / 1e6:,.1f} M a token, {planned['flops']:.3g} in all",
             f"memory          about {planned['memory_bytes'] / gib:.2f} GiB a device, with AdamW and activations",
             f"disk            {planned['disk_bytes'] / gib:.2f} GiB (checkpoints kept, and one being written)",

@@ -1,15 +1,12 @@
 """`train`: one run from its configuration to a finished run folder, or on from its newest checkpoint."""
 
 import logging
-import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
@@ -24,21 +21,21 @@ from sinkpretrain.model.load import restore_weights
 from sinkpretrain.runs import Run
 from sinkpretrain.training import environment
 from sinkpretrain.training.callbacks.checkpointing import Checkpointing
+from sinkpretrain.training.callbacks.presence import Presence
 from sinkpretrain.training.callbacks.probes import Probes
 from sinkpretrain.training.callbacks.progress import ProgressDisplay
 from sinkpretrain.training.callbacks.run_record import RunRecord
+from sinkpretrain.training.callbacks.stop_signals import StopSignals
 from sinkpretrain.training.callbacks.throughput import Throughput, peak_flops
 from sinkpretrain.training.callbacks.validation import Validation
 from sinkpretrain.training.callbacks.weights_and_biases import WeightsAndBiases
+from sinkpretrain.training.joining import Group
 from sinkpretrain.training.module import PretrainModule
+from sinkpretrain.training.placement import Place, from_environment, placed
+from sinkpretrain.training.supervisor import tell
+from sinkpretrain.training.trainer import make_trainer, on_gpu, quiet, refuse_impossible
 
 logger = logging.getLogger(__name__)
-
-PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
-    "fp32": "32-true",
-    "bf16": "bf16-mixed",
-    "fp16": "16-mixed",
-}
 
 
 def train(config: Config, out: Path | str, *, resume: bool = False) -> Run:
@@ -53,30 +50,46 @@ def train(config: Config, out: Path | str, *, resume: bool = False) -> Run:
         ResumeError: the folder holds a run and `resume` is not set, another configuration or other data, or is in use.
         NonFiniteError: the loss became NaN or infinite.
         Preempted: a signal stopped the run, which was saved.
+        SinkpretrainError: another rank of the run failed, is gone or does not answer.
     """
     run = Run(out)
-    _refuse_imported(run)
-    _refuse_unavailable_device(config)
-    store = TokenStore.open(config.data.store)
-    config = with_vocabulary(config, store)
-    if not is_rank_zero():  # the other processes of a multi-device run: rank 0 keeps the folder
-        _fit(run, config, store, _restore(run))
+    config, store = _checked(run, config)
+    group = Group(config)
+    if group.place.rank > 0:  # rank 0 keeps the folder and speaks
+        logging.getLogger("sinkpretrain").setLevel(logging.ERROR)
+        group.follow()
+        with group.working():
+            _fit(run, config, store, _restore(run), group)
         return run
-    store.verify()
-    with run.lock():
-        if not _open(run, config, store, resume):
-            logger.info("%s: is done already", run.root)
-            return run
-        with _recording_the_end(run):
-            restored = _restore(run)
-            run.cut_metrics(restored.step if restored else -1)
-            _fit(run, config, store, restored)
+    with group.leading() as begin:
+        store.verify()
+        with run.lock():
+            if not _open(run, config, store, resume):
+                logger.info("%s: is done already", run.root)
+                return run
+            tell(run=run.root.resolve())
+            with _recording_the_end(run):
+                restored = _restore(run)
+                run.cut_metrics(restored.step if restored else -1)
+                begin()
+                with group.working(on_lost=lambda reason: run.write_status("failed", error=reason)):
+                    _fit(run, config, store, restored, group)
     return run
 
 
-def is_rank_zero() -> bool:
-    """Whether this process is the first of its run, as torchrun and Lightning say in the environment."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+def _checked(run: Run, config: Config) -> tuple[Config, TokenStore]:
+    """The configuration for these processes and the token store, if all fits; on one node rank 0 alone says why not."""
+    try:
+        config = placed(config)
+        _refuse_imported(run)
+        refuse_impossible(config)
+        store = TokenStore.open(config.data.store)
+        return with_vocabulary(config, store), store
+    except SinkpretrainError as error:
+        place = from_environment() or Place()
+        if place.rank > 0 and place.nodes == 1:
+            raise SystemExit(error.exit_code) from error
+        raise
 
 
 def with_vocabulary(config: Config, store: TokenStore) -> Config:
@@ -114,7 +127,7 @@ def _restore(run: Run) -> checkpoints.Checkpoint | None:
     return None if step is None else checkpoints.read(run.checkpoints, step)
 
 
-def _fit(run: Run, config: Config, store: TokenStore, restored: checkpoints.Checkpoint | None) -> None:
+def _fit(run: Run, config: Config, store: TokenStore, restored: checkpoints.Checkpoint | None, group: Group) -> None:
     """Build everything and train to the last step."""
     module = PretrainModule(config)
     datamodule = WindowsDataModule(store, config, first_step=restored.step if restored else 0)
@@ -123,8 +136,9 @@ def _fit(run: Run, config: Config, store: TokenStore, restored: checkpoints.Chec
         module.resumed_optimizer, module.step = restored.optimizer, restored.step
     if config.compile:
         module.model.compile()
-    with _quiet():
-        trainer = _trainer(config, _callbacks(run, config, restored), steps=config.steps - module.step)
+    with quiet():
+        callbacks = [Presence(group.mark), *_callbacks(run, config, restored)]
+        trainer = make_trainer(config, callbacks, steps=config.steps - module.step)
         trainer.fit(module, datamodule=datamodule)
     if module.step < config.steps:
         raise SinkpretrainError(f"{run.root}: ended at step {module.step} of {config.steps}")
@@ -132,7 +146,7 @@ def _fit(run: Run, config: Config, store: TokenStore, restored: checkpoints.Chec
 
 def _callbacks(run: Run, config: Config, restored: checkpoints.Checkpoint | None) -> list[Callback]:
     """In the order they act: measure, record, mirror, save."""
-    device = torch.device("cuda" if _on_gpu(config) else "cpu")
+    device = torch.device("cuda" if on_gpu(config) else "cpu")
     peak, source = peak_flops(device)
     facts: dict[str, Any] = {
         "parameters": count_parameters(config.model),
@@ -141,35 +155,12 @@ def _callbacks(run: Run, config: Config, restored: checkpoints.Checkpoint | None
         "peak_source": source,
     }
     record = RunRecord(run, facts, restored.state["seconds"] if restored else 0.0)
-    callbacks: list[Callback] = [Throughput(peak, facts["flops_per_token"]), Validation(), Probes(run), record]
+    signals = StopSignals()
+    measuring = [Throughput(peak, facts["flops_per_token"]), Validation(), Probes(run)]
+    callbacks: list[Callback] = [signals, *measuring, record]
     if config.wandb.mode != "disabled":
         callbacks.append(WeightsAndBiases(run, config))
-    return [*callbacks, ProgressDisplay(run.name), Checkpointing(run, record)]
-
-
-def _trainer(config: Config, callbacks: list[Callback], steps: int) -> L.Trainer:
-    """One endless epoch of `steps` updates; logging, validation and checkpoints are the callbacks' affair."""
-    return L.Trainer(
-        max_steps=steps,
-        max_epochs=1,
-        accumulate_grad_batches=config.accumulation,
-        accelerator="gpu" if _on_gpu(config) else "cpu",
-        devices=config.devices,
-        num_nodes=config.nodes,
-        strategy="ddp" if config.devices * config.nodes > 1 else "auto",
-        precision=PRECISIONS[config.precision],
-        callbacks=callbacks,
-        use_distributed_sampler=False,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-    )
-
-
-def _on_gpu(config: Config) -> bool:
-    return config.accelerator == "gpu" or (config.accelerator == "auto" and torch.cuda.is_available())
+    return [*callbacks, ProgressDisplay(run.name), Checkpointing(run, record, signals)]
 
 
 def _refuse_imported(run: Run) -> None:
@@ -181,40 +172,15 @@ def _refuse_imported(run: Run) -> None:
         )
 
 
-def _refuse_unavailable_device(config: Config) -> None:
-    """Raise where the configuration asks for a device or a precision that is not here."""
-    if config.accelerator == "gpu" and torch.cuda.device_count() < config.devices:
-        raise ConfigError(f"devices: {config.devices} GPUs were asked for, {torch.cuda.device_count()} are here")
-    if config.precision == "fp16" and not _on_gpu(config):
-        raise ConfigError("precision: fp16 needs a GPU (its gradient scaler does); use bf16 or fp32 on a CPU")
-
-
 @contextmanager
 def _recording_the_end(run: Run) -> Iterator[None]:
     """Write how the run ended into status.json."""
     try:
         yield
-    except Preempted:
+    except (Preempted, KeyboardInterrupt):
         run.write_status("preempted")
         raise
     except BaseException as error:
         run.write_status("failed", error=f"{type(error).__name__}: {error}")
         raise
     run.write_status("done")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning's advice out of the user's terminal; its warnings about our data loader do not apply."""
-    names = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
-    before = {name: logging.getLogger(name).level for name in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning.*")
-            warnings.filterwarnings("ignore", category=FutureWarning)
-            yield
-    finally:
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)

@@ -9,7 +9,7 @@ from torch.utils.data import DistributedSampler
 from sinkpretrain.config import Config, DataConfig, ModelConfig
 from sinkpretrain.data.datamodule import MicroBatches, WindowsDataModule
 from sinkpretrain.data.windows import Batch, Windows
-from sinkpretrain.errors import ConfigError, DataError
+from sinkpretrain.errors import DataError
 
 STEPS, GLOBAL, MICRO, LENGTH = 5, 12, 3, 16
 
@@ -50,7 +50,7 @@ def test_micro_batches_come_in_order_for_any_workers_and_after_a_resume(store, e
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_the_windows_of_a_step_are_the_same_for_any_number_of_ranks(store, expected, world_size):
-    windows, config = Windows.of(store, "train", make_config()), make_config()
+    windows, config = Windows.of(store, "train", make_config()), make_config(devices=world_size)
     ranks = [MicroBatches(windows, config, rank, world_size) for rank in range(world_size)]
     accumulation = GLOBAL // MICRO // world_size
     assert {len(rank) for rank in ranks} == {STEPS * accumulation}
@@ -60,30 +60,25 @@ def test_the_windows_of_a_step_are_the_same_for_any_number_of_ranks(store, expec
         assert torch.equal(found, expected[step].tokens_BT)
 
 
-def test_batches_that_do_not_divide_over_the_ranks_are_refused(store):
+def test_a_configuration_of_other_devices_is_a_mistake_of_ours(store):
     windows = Windows.of(store, "train", make_config())
-    with pytest.raises(ConfigError, match="12 is not a multiple of micro_batch_size x processes = 3 x 3"):
-        MicroBatches(windows, make_config(), 0, 3)
+    with pytest.raises(AssertionError, match="must be that of these processes"):
+        MicroBatches(windows, make_config(devices=3), 0, 2)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 5])
-def test_each_validation_window_is_on_exactly_one_rank(store, world_size):
+def test_validation_batches_are_whole_and_the_same_for_any_number_of_ranks(store, world_size):
+    """Each window is on exactly one rank, in the batch that it has in one process."""
     module = WindowsDataModule(store, make_config())
-    count = 7
-    sizes = [
-        [len(batch.tokens_BT) for batch in module.validation_batches(count, rank, world_size)]
-        for rank in range(world_size)
-    ]
-    assert sum(map(sum, sizes)) == count
-    assert all(size <= MICRO for rank in sizes for size in rank)
-    rows = [
-        tuple(row)
-        for rank in range(world_size)
-        for batch in module.validation_batches(count, rank, world_size)
-        for row in batch.tokens_BT.tolist()
-    ]
-    windows = module.validation_windows
-    assert sorted(rows) == sorted(tuple(row) for row in windows.batch(windows.fixed(count)).tokens_BT.tolist())
+    alone = list(module.validation_batches(7))
+    assert [len(batch.tokens_BT) for batch in alone] == [MICRO, MICRO, 1]
+    for rank in range(world_size):
+        own = list(module.validation_batches(7, rank, world_size))
+        assert len(own) == len(alone[rank::world_size])
+        assert all(
+            torch.equal(mine.tokens_BT, whole.tokens_BT)
+            for mine, whole in zip(own, alone[rank::world_size], strict=True)
+        )
 
 
 def test_a_rank_may_have_no_validation_window(store):
@@ -144,7 +139,7 @@ class StubTrainer:
 
 
 def test_a_rank_of_a_trainer_gets_its_share(store, expected):
-    module = WindowsDataModule(store, make_config())
+    module = WindowsDataModule(store, make_config(devices=2))
     module.trainer = StubTrainer(1, 2, replaces_sampler=False)
     batches = list(module.train_dataloader())
     share = expected[0].tokens_BT.reshape(2, 2, MICRO, LENGTH)[:, 1].reshape(-1, LENGTH)

@@ -48,7 +48,17 @@ def test_the_plan_agrees_with_the_model_and_the_budget():
     planned = plan(config)
     assert planned["parameters"] == sum(parameter.numel() for parameter in Llama(config.model).parameters())
     assert (planned["steps"], planned["tokens"], planned["tokens_per_step"]) == (7, 7 * 128, 128)
-    assert planned["accumulation"] == 4
+    assert (planned["processes"], planned["windows_per_pass"], planned["accumulation"]) == (1, 2, 4)
+    assert "4 of 2 windows, a device and step; 1 device\n" in describe(planned)
     assert planned["flops"] == planned["flops_per_token"] * 7 * 128
     assert planned["memory_bytes"] > planned["parameters"] * 16
     assert f"{planned['parameters']:,}" in describe(planned)
+
+
+def test_more_devices_take_fewer_micro_batches_and_sharded_ones_less_memory():
+    shape = ModelConfig(**SHAPE)
+    on_two = {"tokens": 1000, "global_batch_size": 8, "micro_batch_size": 2, "devices": 2, "model": shape}
+    whole, divided = plan(Config(**on_two)), plan(Config(**on_two, strategy="sharded"))
+    assert (whole["processes"], whole["accumulation"]) == (2, 2)
+    assert whole["memory_bytes"] - divided["memory_bytes"] == whole["parameters"] * 16 / 2
+    assert "2 of 2 windows, a device and step; 2 devices" in describe(whole)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sinkpretrain import checkpoints
-from sinkpretrain.errors import ConfigError, DataError, NonFiniteError, Preempted, ResumeError
+from sinkpretrain.errors import ConfigError, DataError, NonFiniteError, Preempted, ResumeError, SinkpretrainError
 from sinkpretrain.training import train as training
 from sinkpretrain.training.callbacks.base import StepCallback
 from sinkpretrain.training.train import train
@@ -212,6 +212,45 @@ def test_a_non_finite_loss_stops_before_the_update_and_keeps_what_was(tmp_path, 
     assert checkpoints.steps(folder) == [4]
     assert all(weight.isfinite().all() for weight in checkpoints.read(folder, 4).model.values())
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "failed"
+
+
+def test_a_parameter_that_the_loss_does_not_depend_on_is_named(tmp_path, small_config, with_callback):
+    class Plant(StepCallback):
+        def on_start(self, trainer, module):
+            module.model.spare = torch.nn.Parameter(torch.zeros(3))
+
+    with_callback(Plant())
+    with pytest.raises(SinkpretrainError, match="^spare: no gradient came, the loss does not depend on it"):
+        train(small_config({"probes": {"log_spaced": False}}), tmp_path / "run")
+
+
+def test_several_devices_need_a_process_each(tmp_path, small_config):
+    with pytest.raises(ConfigError, match="devices: 2 need a process each; start them by the command"):
+        train(small_config({"devices": 2}), tmp_path / "run")
+
+
+def test_a_run_goes_on_with_other_micro_batches(tmp_path, finished, small_config, with_callback):
+    """Placement is not identity: the new one is used, the file that says what the run is stays as it was."""
+    with_callback(Interrupt(5))
+    with pytest.raises(Preempted):
+        train(small_config(), tmp_path / "run")
+    before = (tmp_path / "run" / "config.yaml").read_bytes()
+    run = train(small_config({"micro_batch_size": 2, "timeout": 5.0}), tmp_path / "run", resume=True)
+    assert run.config_path.read_bytes() == before
+    assert losses(run)[:5].tolist() == losses(finished)[:5].tolist()
+    assert losses(run)[5:].tolist() != losses(finished)[5:].tolist()
+    np.testing.assert_allclose(losses(run), losses(finished), rtol=2e-5)
+
+
+def test_resume_takes_another_placement_and_nothing_else(finished, capsys):
+    from sinkpretrain.cli.command import run
+
+    resume = ["train", "--resume", str(finished.root), "--debug", "--dry-run", "--json"]
+    assert run([*resume, "--micro_batch_size", "2", "--data.workers", "1"]) == 0
+    assert json.loads(capsys.readouterr().out)["accumulation"] == 4
+    for other in (["--seed", "3"], ["--tokens", "512"], ["--out", "elsewhere"]):
+        with pytest.raises(ConfigError, match="leave out --out and overrides, but for --devices, --nodes, --strategy"):
+            run([*resume, *other])
 
 
 def test_a_finished_run_is_left_alone(finished, small_config):

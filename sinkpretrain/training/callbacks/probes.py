@@ -12,6 +12,7 @@ from sinkpretrain.records import about_held_out
 from sinkpretrain.runs import Run
 from sinkpretrain.training.callbacks.base import StepCallback, is_due
 from sinkpretrain.training.module import PretrainModule
+from sinkpretrain.training.sharding import whole
 
 
 class Probes(StepCallback):
@@ -55,7 +56,7 @@ class Probes(StepCallback):
             separator=datamodule.store.separator,
             token_text=datamodule.store.token_text,
         )
-        result = probe.run(module.model, rank=trainer.global_rank, world=trainer.world_size, reduce=reduce)
+        result = probe.run(whole(module.model), rank=trainer.global_rank, world=trainer.world_size, reduce=reduce)
         module.row |= result.scalars
         if trainer.is_global_zero:
             self.run.write_probe(module.step, result.arrays, about_held_out(module.config))

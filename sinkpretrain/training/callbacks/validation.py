@@ -10,6 +10,7 @@ from sinkpretrain.data.windows import IGNORED
 from sinkpretrain.model.llama import next_token_loss, perplexity
 from sinkpretrain.training.callbacks.base import StepCallback, is_due
 from sinkpretrain.training.module import PretrainModule
+from sinkpretrain.training.sharding import whole
 
 
 class Validation(StepCallback):
@@ -35,19 +36,19 @@ class Validation(StepCallback):
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         token_bytes = torch.from_numpy(datamodule.store.token_bytes.astype("int64")).to(module.device)
         sums = torch.zeros(3, dtype=torch.float64, device=module.device)  # nats, targets, bytes
-        module.eval()
+        model = whole(module.model).eval()
         batches = datamodule.validation_batches(
             module.config.validation.windows, trainer.global_rank, trainer.world_size
         )
         for batch in batches:
             batch = move_data_to_device(batch, module.device)
             with trainer.precision_plugin.forward_context():
-                logits_BTV = module.model(batch.tokens_BT, batch.document_BT)
+                logits_BTV = model(batch.tokens_BT, batch.document_BT)
             counted = batch.targets_BT[batch.targets_BT != IGNORED]
             sums[0] += next_token_loss(logits_BTV, batch.targets_BT)
             sums[1] += counted.numel()
             sums[2] += token_bytes[counted].sum()
-        module.train()
+        model.train()
         nats, targets, text_bytes = module.all_reduce(sums).tolist()
         loss = nats / targets
         return {
