@@ -1,11 +1,14 @@
 """What every launcher does with an experiment's runs: their files, their commands, and the refusal of changed ones."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
 
 from sinkpretrain.comparison.experiment import Experiment, Member
+from sinkpretrain.errors import ResumeError
+from sinkpretrain.files import write_atomically
 from sinkpretrain.mappings import to_mapping
 from sinkpretrain.runs import Run
 
@@ -17,15 +20,28 @@ def prepare(experiment: Experiment, root: Path) -> dict[str, Run]:
         ResumeError: a run there was started with another configuration; nothing is written. Names the difference.
     """
     runs = {member.folder: Run(root / member.folder) for member in experiment.members}
+    _refuse_changed(experiment, runs)
     for member in experiment.members:
-        if runs[member.folder].config_path.exists():
-            runs[member.folder].refuse_other_config(member.config)
-    for member in experiment.members:
-        path = config_file(member, root)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(to_mapping(member.config), sort_keys=False), encoding="utf-8")
+        text = yaml.safe_dump(to_mapping(member.config), sort_keys=False)
+        write_atomically(config_file(member, root), text.encode())
     experiment.write_record(root)
     return runs
+
+
+def _refuse_changed(experiment: Experiment, runs: Mapping[str, Run]) -> None:
+    """Raise where runs were started with other configurations; variants and seeds may come and go."""
+    changed: dict[str, ResumeError] = {}
+    for member in experiment.members:
+        try:
+            if runs[member.folder].config_path.exists():
+                runs[member.folder].refuse_other_config(member.config)
+        except ResumeError as error:
+            changed[member.folder] = error
+    if changed:
+        first, *others = changed
+        more = f"; {len(others)} more runs were changed: {', '.join(others)}" if others else ""
+        advice = f"Nothing was started: undo the change in {experiment.source}, or give it another name"
+        raise ResumeError(f"{changed[first]}{more}. {advice}")
 
 
 def config_file(member: Member, root: Path) -> Path:
