@@ -1,11 +1,15 @@
 """The verb that makes many runs: sweep."""
 
 import argparse
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sinkpretrain.cli.verb import add_verb, show
 from sinkpretrain.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sinkpretrain.runs import Run
 
 
 def add(verbs: Any) -> None:
@@ -22,8 +26,9 @@ def add(verbs: Any) -> None:
     sweep.add_argument(
         "--jobs", type=int, help="runs at a time (local: as the devices allow, one on a CPU; slurm: all)"
     )
+    sweep.add_argument("--wait", action="store_true", help="slurm: wait until no run has a job in the queue any more")
     sweep.add_argument("--devices-per-run", type=int, metavar="N", help="GPUs (or CPU processes) of each run")
-    sweep.add_argument("--retries", type=int, default=1, help="times that a failed run is tried again (default: 1)")
+    sweep.add_argument("--retries", type=int, help="local: times that a failed run is tried again (default: 1)")
     sweep.add_argument("--dry-run", action="store_true", help="print runs, operations and GPU hours; start nothing")
     sweep.add_argument("--mfu", type=float, help="share of the GPU's peak that --dry-run reckons with (default: 0.4)")
 
@@ -35,18 +40,28 @@ def _sweep(options: argparse.Namespace) -> None:
     overrides = parse_overrides(options.overrides)
     if options.devices_per_run is not None:
         overrides["devices"] = options.devices_per_run
+    _refuse_without_effect(options)
     experiment = read_experiment(options.experiment, overrides)
     root = options.out / experiment.name
     if options.dry_run:
         _dry_run(options, experiment)
-    elif options.mfu is not None:
-        raise ConfigError("--mfu: has an effect with --dry-run only")
     elif options.launcher == "print":
         _print(options, experiment, root)
     elif options.launcher == "slurm":
         _submit(options, experiment, root)
     else:
         _run_here(options, experiment, root)
+
+
+def _refuse_without_effect(options: argparse.Namespace) -> None:
+    if options.mfu is not None and not options.dry_run:
+        raise ConfigError("--mfu: has an effect with --dry-run only")
+    if options.wait and options.launcher != "slurm":
+        raise ConfigError(f"--wait: has an effect with --launcher slurm only; {options.launcher} needs no waiting")
+    if options.retries is not None and options.launcher != "local":
+        raise ConfigError("--retries: has an effect with --launcher local only; for Slurm there is slurm.max_requeues")
+    if options.jobs is not None and options.launcher == "print":
+        raise ConfigError("--jobs: has no effect with --launcher print, which starts nothing")
 
 
 def _dry_run(options: argparse.Namespace, experiment: Any) -> None:
@@ -80,17 +95,25 @@ def _print(options: argparse.Namespace, experiment: Any, root: Path) -> None:
 
 
 def _submit(options: argparse.Namespace, experiment: Any, root: Path) -> None:
-    from sinkpretrain.comparison import slurm
+    from sinkpretrain.comparison import slurm, slurm_wait
 
     jobs = slurm.submit(experiment, root, jobs=options.jobs)
     lines = [f"{root / folder}: {job}" for folder, job in jobs.items()]
-    show(options, {"experiment": root, "jobs": jobs}, "\n".join([*lines, slurm.how_to_watch(jobs, root)]))
+    if not options.wait:
+        show(options, {"experiment": root, "jobs": jobs}, "\n".join([*lines, slurm.how_to_watch(jobs, root)]))
+        return
+    print("\n".join([*lines, slurm.how_to_watch(jobs, root)]), file=sys.stderr)
+    _show_losses(options, slurm_wait.wait(experiment, root), root)
 
 
 def _run_here(options: argparse.Namespace, experiment: Any, root: Path) -> None:
     from sinkpretrain.comparison import local
 
-    runs = local.launch(experiment, root, jobs=options.jobs, retries=options.retries)
+    retries = 1 if options.retries is None else options.retries
+    _show_losses(options, local.launch(experiment, root, jobs=options.jobs, retries=retries), root)
+
+
+def _show_losses(options: argparse.Namespace, runs: "list[Run]", root: Path) -> None:
     losses = {run.root.name: float(run.series("val/loss")[1][-1]) for run in runs}
     lines = [f"{root / folder}: validation loss {loss:.4f}" for folder, loss in losses.items()]
     show(options, {"experiment": root, "val/loss": losses}, "\n".join(lines))
