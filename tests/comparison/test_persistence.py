@@ -292,10 +292,3 @@ def test_the_record_is_beside_the_run_by_default(write, capsys):
     assert "Do the gains persist? act-paper: gain in softmax." in shown
     assert json.loads((run.root / "act" / "persistence.json").read_text())["about"]["metric"] == "acc"
     assert (run.root / "figures" / "act_gains.png").is_file()
-
-
-def test_without_act_it_says_what_there_is_now(write, capsys):
-    assert command(["compare", str(write().root)]) == 2
-    said = capsys.readouterr().err
-    assert "come with a later version" in said
-    assert "sinkpretrain report RUN" in said
