@@ -57,20 +57,31 @@ def _plot(options: argparse.Namespace) -> None:
 def _report(options: argparse.Namespace) -> None:
     from sinkpretrain.report import write_report
 
-    path = write_report(runs_of(options.runs), options.out or beside(options.runs) / "report.html")
+    root = options.runs[0] if len(options.runs) == 1 and not (options.runs[0] / "config.yaml").is_file() else None
+    runs = runs_of(options.runs, begun=root is None or not (root / "experiment.json").is_file())
+    path = write_report(runs, options.out or beside(options.runs) / "report.html", root)
     show(options, {"report": path}, str(path))
 
 
-def runs_of(paths: Sequence[Path]) -> list[Any]:
-    """The runs that folders name, once each: a run itself, or an experiment's runs in the order they began."""
+def runs_of(paths: Sequence[Path], *, begun: bool = True) -> list[Any]:
+    """The runs that folders name, once each: a run itself, or an experiment's runs in the order of its file.
+
+    Runs that no `experiment.json` names follow in the order they began.
+
+    Raises:
+        ConfigError: a folder without a run in it, where one has to have `begun`.
+    """
+    from sinkpretrain.comparison.experiment import read_experiment_record
     from sinkpretrain.runs import Run
 
     found: dict[Path, Run] = {}
     for path in paths:
-        folders = (file.parent for file in path.glob("*/config.yaml"))
-        below = sorted(folders, key=lambda folder: (Run(folder).created(), folder.name))
-        inside = [path] if (path / "config.yaml").is_file() else below
-        if not inside:
+        record = read_experiment_record(path) or {"runs": []}
+        place = {entry["folder"]: number for number, entry in enumerate(record["runs"])}
+        folders = [file.parent for file in path.glob("*/config.yaml")]
+        folders.sort(key=lambda folder: (place.get(folder.name, len(place)), Run(folder).created(), folder.name))
+        inside = [path] if (path / "config.yaml").is_file() else folders
+        if not inside and begun:
             raise ConfigError(f"{path}: holds no run (no config.yaml in it or one folder below); give run folders")
         found |= {folder.resolve(): Run(folder) for folder in inside}
     return list(found.values())

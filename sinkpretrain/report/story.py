@@ -1,14 +1,14 @@
 """The figures of the page in the order of the argument, each with what to look for; then those left out, and why."""
 
-import base64
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from html import escape
+from urllib.parse import quote
 
 from sinkpretrain import registry
 from sinkpretrain.errors import DataError
 from sinkpretrain.figures.base import Figure, follow_dark, render
-from sinkpretrain.figures.base.arms import Axis, MissingRecord
-from sinkpretrain.figures.base.style import AXIS_LABELS
+from sinkpretrain.figures.base.arms import MissingRecord, config_of
+from sinkpretrain.report.scope import Scope
 from sinkpretrain.report.tables import imported
 from sinkpretrain.runs import Run
 
@@ -28,34 +28,70 @@ STORY: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Rank, and balance of heads", ("effective_rank", "head_balance")),
     ("Loss", ("validation_loss", "train_loss")),
 )
-# Figures that are shown against each of these units of training, not against tokens alone.
-SEVERAL_AXES: dict[str, tuple[Axis, ...]] = {"validation_loss": ("tokens", "step", "seconds")}
+PLAIN = " !'()*+,-./:;=?@[]_~"  # what stands for itself in an image's address; base64 is a fifth longer
+
+ARGUMENT = """<p>The argument of 2605.06611: mixing values over many tokens lowers their variance, but not the first
+token's; super neurons turn that discrepancy into a few dominating channels and a large norm of the first token;
+attention then settles on it. 2406.15765 adds that later tokens can be sinks as well. Each figure shows how far these
+runs bear it out.</p>
+"""
 
 
-def figures(runs: Sequence[Run]) -> str:
-    """Every figure the records allow, with its question and what to look for; then what was left out, and why."""
+def argument(scope: Scope, told_before: Collection[str] = ()) -> str:
+    """What the figures are to show, at which learning rates the variants stand, and the figures."""
+    rates = [f"{variant} {rate:g}" for variant, rate in scope.rates.items() if rate is not None]
+    at = (
+        f"<p>Variants are shown at the learning rate chosen for each: {escape(', '.join(rates))}.</p>\n"
+        if rates
+        else ""
+    )
+    return ARGUMENT + at + figures(scope.compared, told_before)
+
+
+def figures(runs: Sequence[Run], told_before: Collection[str] = ()) -> str:
+    """Every figure the records allow, with its question and what to look for; then what was left out, and why.
+
+    Figures that the page has `told_before` are passed over.
+    """
     parts: list[str] = []
     left_out: dict[str, DataError] = {}
     count = 0
     untrained = all(map(imported, runs))  # and never will have a record of training
     for heading, names in _sections():
         drawn = []
-        for name, x in [(each, x) for each in names for x in SEVERAL_AXES.get(each, ("tokens",))]:
-            figure: Figure = registry.load("figures", name)()
-            try:
-                svg, reading = render(figure.draw(runs, x), "svg").decode(), figure.reading(runs)
-            except DataError as error:
-                if not (figure.over_training and untrained):
-                    left_out[name] = error
+        for name in names:
+            if name in told_before:
                 continue
-            count += 1
-            caption = f"<strong>{escape(figure.question)}</strong> {escape(reading)}"
-            if x != "tokens":
-                caption = f"The same against {escape(AXIS_LABELS[x])}."
-            drawn.append(_figure(f"Figure {count}. {caption}", svg, f"{name} by {x}"))
+            kind: type[Figure] = registry.load("figures", name)
+            try:
+                drawn.append(figure(name, runs, f"Figure {count + 1}. "))
+            except DataError as error:
+                if not (kind.over_training and untrained):
+                    left_out[name] = error
+            else:
+                count += 1
         if drawn:
             parts += [f"<h3>{escape(heading)}</h3>\n", *drawn]
     return "".join(parts) + not_drawn(left_out)
+
+
+def figure(name: str, runs: Sequence[Run], before: str) -> str:
+    """One figure as an image inside the page, with its question and what to look for after the text `before`.
+
+    Raises:
+        DataError: no run has the records it is drawn from.
+    """
+    kind: Figure = registry.load("figures", name)()
+    svg, reading = render(kind.draw(runs), "svg").decode(), kind.reading(runs)
+    image = quote(follow_dark(svg).replace("\n", " "), safe=PLAIN)
+    names = dict.fromkeys(config_of(run).variant for run in runs)
+    alternative = f"Chart of {name.replace('_', ' ')} for {', '.join(names)}; the caption says what to look for."
+    return (
+        f'<figure data-figure="{name}"><div class="wide" tabindex="0"><img alt="{escape(alternative)}" '
+        f'src="data:image/svg+xml,{image}"></div>\n'
+        f"<figcaption>{escape(before)}<strong>{escape(kind.question)}</strong> {escape(reading)}</figcaption>\n"
+        "</figure>\n"
+    )
 
 
 def _sections() -> list[tuple[str, tuple[str, ...]]]:
@@ -63,15 +99,6 @@ def _sections() -> list[tuple[str, tuple[str, ...]]]:
     told = {name for _, names in STORY for name in names}
     (*before, (heading, names)) = STORY
     return [*before, (heading, names + tuple(name for name in registry.names("figures") if name not in told))]
-
-
-def _figure(caption: str, svg: str, alternative: str) -> str:
-    """A figure whose image is part of the page."""
-    image = base64.b64encode(follow_dark(svg).encode()).decode()
-    return (
-        f'<figure><div class="wide"><img alt="{escape(alternative)}" src="data:image/svg+xml;base64,{image}"></div>\n'
-        f"<figcaption>{caption}</figcaption></figure>\n"
-    )
 
 
 def not_drawn(left_out: dict[str, DataError]) -> str:

@@ -5,6 +5,7 @@ import warnings
 import expected_act
 import expected_attention
 import expected_layers
+import expected_verdicts
 import numpy as np
 import pytest
 from artists import artists, bold, colours, texts
@@ -74,6 +75,7 @@ EXPECTED = {
     **expected_act.EXPECTED,
     **expected_attention.EXPECTED,
     **expected_layers.EXPECTED,
+    **expected_verdicts.EXPECTED,
 }
 
 

@@ -17,7 +17,7 @@ Axis = Literal["tokens", "step", "seconds"]
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """A variant, its runs (seeds), and its place among the variants, which decides how it is drawn."""
+    """A variant at one learning rate, its runs (seeds), and its place among the arms, which decides how it is drawn."""
 
     name: str
     runs: tuple[Run, ...]
@@ -49,17 +49,26 @@ def _config(path: Path, changed_ns: int) -> Config:
     return Run(path.parent).config()
 
 
-def arms_of(runs: Sequence[Run]) -> list[Arm]:
+def arms_of(runs: Sequence[Run], *, by_rate: bool = True) -> list[Arm]:
     """The runs grouped by variant, in the order in which variants first appear.
+
+    Where a variant was trained at several learning rates each of them is an arm of its own, since runs that differ in
+    more than the seed have no mean; without `by_rate` they are one arm.
 
     Raises:
         DataError: no runs.
     """
     if not runs:
         raise DataError("no runs were given; a figure needs at least one run folder")
+    rates: dict[str, set[float]] = {}
+    for run in runs:
+        rates.setdefault(config_of(run).variant, set()).add(config_of(run).optimizer.learning_rate)
     grouped: dict[str, list[Run]] = {}
     for run in runs:
-        grouped.setdefault(config_of(run).variant, []).append(run)
+        variant, rate = config_of(run).variant, config_of(run).optimizer.learning_rate
+        grouped.setdefault(
+            variant if len(rates[variant]) == 1 or not by_rate else f"{variant}, lr {rate:g}", []
+        ).append(run)
     return [Arm(name=name, runs=tuple(of), place=place) for place, (name, of) in enumerate(grouped.items())]
 
 

@@ -32,6 +32,7 @@ class Figure(ABC):
 
     question: ClassVar[str]
     over_training: ClassVar[bool] = False  # whether the x axis is training, in tokens, steps or seconds
+    by_rate: ClassVar[bool] = True  # whether the learning rates of a variant are arms of their own
 
     def draw(self, runs: Sequence[Run], x: Axis = "tokens") -> Canvas:
         """The figure of these runs; `x` is the unit of training where training is the x axis.
@@ -44,7 +45,7 @@ class Figure(ABC):
             name = type(self).__name__
             raise ConfigError(f"x: '{x}' has no effect on {name}, whose x axis is not training; leave it out")
         with matplotlib.rc_context(STYLE):
-            canvas = self.draw_arms(arms_of(runs), x)
+            canvas = self.draw_arms(arms_of(runs, by_rate=self.by_rate), x)
             layout = canvas.get_layout_engine()
             assert layout is not None
             layout.execute(canvas)
@@ -58,7 +59,7 @@ class Figure(ABC):
         Raises:
             DataError: no runs, or none with the records.
         """
-        return self.read_arms(arms_of(runs))
+        return self.read_arms(arms_of(runs, by_rate=self.by_rate))
 
     @abstractmethod
     def draw_arms(self, arms: Sequence[Arm], x: Axis) -> Canvas:
