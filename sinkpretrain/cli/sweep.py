@@ -40,7 +40,7 @@ def _sweep(options: argparse.Namespace) -> None:
     overrides = parse_overrides(options.overrides)
     if options.devices_per_run is not None:
         overrides["devices"] = options.devices_per_run
-    _refuse_without_effect(options)
+    _refuse_without_effect(options, overrides)
     experiment = read_experiment(options.experiment, overrides)
     root = options.out / experiment.name
     if options.dry_run:
@@ -53,9 +53,11 @@ def _sweep(options: argparse.Namespace) -> None:
         _run_here(options, experiment, root)
 
 
-def _refuse_without_effect(options: argparse.Namespace) -> None:
+def _refuse_without_effect(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
     if options.mfu is not None and not options.dry_run:
         raise ConfigError("--mfu: has an effect with --dry-run only")
+    if "slurm" in overrides and options.launcher != "slurm":
+        raise ConfigError(f"--slurm: has an effect with --launcher slurm only, not with {options.launcher}")
     if options.wait and options.launcher != "slurm":
         raise ConfigError(f"--wait: has an effect with --launcher slurm only; {options.launcher} needs no waiting")
     if options.retries is not None and options.launcher != "local":
@@ -65,19 +67,18 @@ def _refuse_without_effect(options: argparse.Namespace) -> None:
 
 
 def _dry_run(options: argparse.Namespace, experiment: Any) -> None:
+    from dataclasses import replace
+
     from sinkpretrain.comparison import cost
     from sinkpretrain.data.store import TokenStore
     from sinkpretrain.training.train import with_vocabulary
 
     mfu = cost.MFU if options.mfu is None else options.mfu
-    members = [
-        member
-        if member.config.model.vocab_size is not None
-        else type(member)(
-            folder=member.folder, config=with_vocabulary(member.config, TokenStore.open(member.config.data.store))
-        )
-        for member in experiment.members
-    ]
+    members = experiment.members
+    for place, member in enumerate(members):
+        if member.config.model.vocab_size is None:
+            config = with_vocabulary(member.config, TokenStore.open(member.config.data.store))
+            members[place] = replace(member, config=config)
     found = cost.costs(members, mfu)
     hours = {gpu: sum(one.gpu_hours(gpu, mfu) for one in found.values()) for gpu in cost.GPUS}
     variants = {name: {**vars(one), "flops": one.flops} for name, one in found.items()}

@@ -72,8 +72,9 @@ class Variant:
             found.append(
                 f"{self.name}: learning rate {', '.join(left_out)} cannot be chosen, since not every seed is finished"
             )
-        if len(self.eligible) > 1 and self.learning_rate in (self.eligible[0], self.eligible[-1]):
-            side = "lowest" if self.learning_rate == self.eligible[0] else "highest"
+        lowest, highest = min(self.rates), max(self.rates)
+        if len(self.eligible) > 1 and self.learning_rate in (lowest, highest):
+            side = "lowest" if self.learning_rate == lowest else "highest"
             found.append(
                 f"{self.name}: its best learning rate, {self.learning_rate:g}, is the {side} that was tried; one "
                 "further out may be better"

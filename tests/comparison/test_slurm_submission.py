@@ -212,6 +212,7 @@ def test_slurm_that_does_not_answer_is_said(slurm, make, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["--slurm.partition", "gpu"], "--slurm: has an effect with --launcher slurm only"),
         (["--wait"], "--wait: has an effect with --launcher slurm only"),
         (["--launcher", "slurm", "--retries", "2"], "--retries: has an effect with --launcher local only"),
         (["--launcher", "print", "--jobs", "2"], "--jobs: has no effect with --launcher print"),
