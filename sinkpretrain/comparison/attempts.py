@@ -14,7 +14,7 @@ from sinkpretrain import checkpoints
 from sinkpretrain.comparison.devices import Slot
 from sinkpretrain.comparison.experiment import Member
 from sinkpretrain.comparison.guard import Guard
-from sinkpretrain.comparison.members import command
+from sinkpretrain.comparison.members import command, final_state
 from sinkpretrain.errors import ConfigError, DataError, Interrupted, NonFiniteError, Preempted, ResumeError
 from sinkpretrain.runs import Run
 
@@ -76,11 +76,8 @@ class Attempts:
 
     def look(self) -> None:
         """Find out whether the run is at its end already, or in another process's hands."""
-        status = self.status()
-        if status.get("state") == "done":
-            self.standing = "done"
-        elif status.get("state") == "failed" and str(status.get("error")).startswith(NonFiniteError.__name__):
-            self.standing = "diverged"
+        if end := final_state(self.status()):
+            self.standing = end
         elif self.run.root.exists() and _is_locked(self.run):
             self.standing = "in use"
         elif self.standing == "in use":

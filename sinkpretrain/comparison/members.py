@@ -1,13 +1,14 @@
-"""What every launcher does with an experiment's runs: their files, their commands, and the refusal of changed ones."""
+"""What every launcher asks of an experiment's runs: their files, their commands, whether they changed, their end."""
 
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Literal
 
 import yaml
 
 from sinkpretrain.comparison.experiment import Experiment, Member
-from sinkpretrain.errors import ResumeError
+from sinkpretrain.errors import NonFiniteError, ResumeError
 from sinkpretrain.files import write_atomically
 from sinkpretrain.mappings import to_mapping
 from sinkpretrain.runs import Run
@@ -53,3 +54,10 @@ def command(member: Member, root: Path) -> list[str]:
     """The command that brings one run to its end, whether it has begun or not."""
     train = [sys.executable, "-m", "sinkpretrain", "train", "--continue"]
     return [*train, "--config", str(config_file(member, root)), "--out", str(root / member.folder)]
+
+
+def final_state(status: Mapping[str, Any]) -> Literal["done", "diverged"] | None:
+    """`done`, or `diverged` (its loss was not finite: an outcome, not tried again), by a run's status; else None."""
+    if status.get("state") == "failed" and str(status.get("error")).startswith(NonFiniteError.__name__):
+        return "diverged"
+    return "done" if status.get("state") == "done" else None

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sinkpretrain.comparison.experiment import read_experiment_record
+from sinkpretrain.comparison.members import final_state
 from sinkpretrain.config import Config
 from sinkpretrain.errors import ConfigError, DataError
 from sinkpretrain.evaluation.statistics import Values
@@ -23,7 +24,6 @@ PROBED = {  # of the last probe, with headings; attention is that of rows divide
     "rank/effective_mean": "effective rank (mean over layers)",
     "activation/dominance_mean": "dominance ratio (mean over layers)",
 }
-NON_FINITE = "NonFiniteError"  # how the error of a diverged run's status begins
 EMPTY = np.empty(0)
 
 
@@ -112,7 +112,7 @@ def outcome(run: Run) -> Outcome:
     state = status.get("state", "waiting")
     curve_K2 = np.array([(row["tokens"], row[LOSS]) for row in rows if LOSS in row], dtype=np.float64).reshape(-1, 2)
     whole_K2 = curve_K2[np.isfinite(curve_K2[:, 1])]
-    diverged = state == "failed" and str(status.get("error", "")).startswith(NON_FINITE)
+    diverged = final_state(status) == "diverged"
     diverged |= state == "done" and len(curve_K2) > 0 and not np.isfinite(curve_K2[-1, 1])
     if state == "done" and not len(whole_K2):
         raise DataError(f"{run.metrics_path}: has no {LOSS}, though the run is done; the record was altered")

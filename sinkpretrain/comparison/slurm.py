@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from sinkpretrain.comparison.experiment import Experiment, Member
-from sinkpretrain.comparison.members import config_file, prepare
+from sinkpretrain.comparison.members import config_file, final_state, prepare
 from sinkpretrain.comparison.slurm_options import Shape, SlurmOptions, parameters
 from sinkpretrain.comparison.slurm_queue import (
     FOLDER,
     add_jobs,
-    final_state,
     one_line,
     partition_has_gpus,
     queue,
@@ -69,7 +68,8 @@ def _require_slurm() -> None:
 
 def _found(runs: Mapping[str, Run], root: Path) -> dict[str, str]:
     """The runs that need no job: those at their end, and those that have one in the queue."""
-    found = {folder: state for folder, run in runs.items() if (state := final_state(run))}
+    ended = {folder: final_state(run.status()) for folder, run in runs.items()}
+    found: dict[str, str] = {folder: end for folder, end in ended.items() if end}
     recorded = {folder: job for folder, job in read_jobs(root).items() if folder in runs and folder not in found}
     known = queue() if recorded else {}
     for folder, job in recorded.items():

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sinkpretrain.errors import NonFiniteError, SinkpretrainError
+from sinkpretrain.errors import SinkpretrainError
 from sinkpretrain.files import write_json
 from sinkpretrain.records import read_record
-from sinkpretrain.runs import Run
 
 FOLDER = "slurm"  # of an experiment: jobs.json, sbatch's files and the logs
 ATTEMPTS = 3
@@ -31,14 +30,6 @@ class QueuedJob:
     def __str__(self) -> str:
         """`12_3 PENDING (Resources)`."""
         return f"{self.job} {self.state}" + (f" ({self.reason})" if self.state == "PENDING" else "")
-
-
-def final_state(run: Run) -> str | None:
-    """`done`, or `diverged` (its loss was not finite: an outcome, not tried again); None for other runs."""
-    status = run.status()
-    if status.get("state") == "failed" and str(status.get("error")).startswith(NonFiniteError.__name__):
-        return "diverged"
-    return "done" if status.get("state") == "done" else None
 
 
 def read_jobs(root: Path) -> dict[str, str]:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sinkpretrain.comparison.experiment import Experiment
-from sinkpretrain.comparison.slurm_queue import QueuedJob, final_state, queue, read_jobs
+from sinkpretrain.comparison.members import final_state
+from sinkpretrain.comparison.slurm_queue import QueuedJob, queue, read_jobs
 from sinkpretrain.comparison.slurm_task import read_job_record
 from sinkpretrain.errors import NonFiniteError, SinkpretrainError
 from sinkpretrain.runs import Run, progress_text
@@ -43,7 +44,7 @@ def wait(experiment: Experiment, root: Path) -> list[Run]:
 def _say(runs: Mapping[str, Run], waiting: Mapping[str, QueuedJob]) -> None:
     """A line for each job in the queue, and one for all."""
     lines = [_line(runs[folder], job) for folder, job in waiting.items()]
-    ended = sum(final_state(run) is not None for run in runs.values())
+    ended = sum(final_state(run.status()) is not None for run in runs.values())
     lines.append(f"{ended} of {len(runs)} runs are at their end")
     print("\n".join(f"{time.strftime('%H:%M:%S')} {line}" for line in lines), file=sys.stderr, flush=True)
 
@@ -56,7 +57,7 @@ def _line(run: Run, job: QueuedJob) -> str:
 
 def _refuse_unfinished(runs: Mapping[str, Run], root: Path, exit_codes: Mapping[str, int]) -> None:
     """Raise unless all runs are done, with what is to do about them."""
-    ends = {folder: final_state(run) for folder, run in runs.items()}
+    ends = {folder: final_state(run.status()) for folder, run in runs.items()}
     failed = [f"  {_why(runs[folder], exit_codes.get(folder))}" for folder, end in ends.items() if end is None]
     diverged = [
         f"  {folder}: diverged at step {runs[folder].status().get('step', '?')}{_log(runs[folder])}"

@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from sinkpretrain.comparison.experiment import read_experiment
+from sinkpretrain.comparison.experiment import read_experiment, read_experiment_record
 from sinkpretrain.errors import ConfigError
 from sinkpretrain.mappings import difference, to_mapping
 
@@ -57,6 +57,26 @@ def test_overrides_win_over_variants(write):
     assert (member.folder, member.config.tokens, member.config.name) == ("a-s7", 200_000, "renamed")
 
 
+def test_the_record_keeps_what_reports_and_comparisons_need(write, tmp_path):
+    path = write(
+        {**SHARED, "question": "Which?", "baseline": "b", "slurm": {"hours": 2}, "variants": {"a": {}, "b": {}}}
+    )
+    experiment = read_experiment(path, {"slurm": {"partition": "gpu"}})
+    assert (experiment.question, experiment.baseline) == ("Which?", "b")
+    assert experiment.slurm == {"hours": 2, "partition": "gpu"}
+    experiment.write_record(tmp_path / "runs")
+    record = read_experiment_record(tmp_path / "runs")
+    assert (record["name"], record["question"], record["baseline"]) == ("trial", "Which?", "b")
+    assert record["source"] == str(path)
+    assert [run["folder"] for run in record["runs"]] == ["a-s0", "a-s1", "b-s0", "b-s1"]
+    assert record["runs"][3] == {"folder": "b-s1", "variant": "b", "seed": 1, "learning_rate": 1e-3}
+    assert read_experiment_record(tmp_path) is None
+
+
+def test_the_first_variant_is_the_baseline_where_none_is_named(write):
+    assert read_experiment(write({**SHARED, "variants": {"b": {}, "a": {}}})).baseline == "b"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -64,6 +84,8 @@ def test_overrides_win_over_variants(write):
         ({**SHARED, "variants": {}}, "variants: {} is not a mapping"),
         ({**SHARED, "variants": {"a": {}}, "seeds": []}, r"seeds: \[\] is not a list"),
         ({**SHARED, "variants": {"a": {}}, "seeds": [1, 1]}, "names a seed twice"),
+        ({**SHARED, "variants": {"a": {}}, "baseline": "b"}, "baseline: 'b' is not one of the variants: a"),
+        ({**SHARED, "variants": {"a": {}}, "slurm": "gpu"}, "slurm: 'gpu' is not a mapping"),
         ({**SHARED, "variants": {"a": {"tokns": 5}}}, "a-s0: tokns: unknown key"),
         ({**SHARED, "variants": {"a": {"base": "none.yaml"}}}, "none.yaml: no such file"),
     ],
