@@ -24,7 +24,7 @@ def run(arguments: Sequence[str]) -> int:
         if rest and not options.takes_overrides:
             raise ConfigError(f"'{rest[0]}' is not understood; see sinkpretrain {options.verb} --help")
         options.overrides, options.arguments = rest, arguments
-        options.function(options)
+        return options.function(options) or 0
     except SinkpretrainError as error:
         if options.debug:
             raise
@@ -33,7 +33,6 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("sinkpretrain: interrupted", file=sys.stderr)
         return Interrupted.exit_code
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,7 +1,6 @@
 """The verbs that make a run: prepare, train."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,27 +34,28 @@ def _prepare(options: argparse.Namespace) -> None:
     show(options, {"store": store.root, **store.manifest}, "\n".join([f"store       {store.root}", *lines]))
 
 
-def _train(options: argparse.Namespace) -> None:
+def _train(options: argparse.Namespace) -> int:
     from sinkpretrain.training import placement, supervisor
 
     supervisor.follow_supervisor()
     config, out, resume = _which(options)
     if options.dry_run:
         _dry_run(options, config)
-        return
+        return 0
     place = placement.from_environment()
     if place is None and config.devices > 1:
         placement.refuse_several_nodes(config)
-        sys.exit(supervisor.supervise(options.arguments, config.devices))
+        return supervisor.supervise(options.arguments, config.devices)
     from sinkpretrain.training.train import train
 
     finished = train(config, out, resume=resume)
     if place is not None and place.rank > 0:
-        return
+        return 0
     rows = finished.metrics()
     losses = [row["val/loss"] for row in rows if "val/loss" in row]
     result = {"run": finished.root, "step": rows[-1]["step"], "val/loss": losses[-1]}
     show(options, result, f"{finished.root}: done at step {rows[-1]['step']}, validation loss {losses[-1]:.4f}")
+    return 0
 
 
 def _which(options: argparse.Namespace) -> tuple[Any, Path, bool]:

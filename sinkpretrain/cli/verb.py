@@ -7,7 +7,7 @@ from typing import Any
 
 
 def add_verb(
-    verbs: Any, name: str, function: Callable[[argparse.Namespace], None], summary: str, overrides: bool = False
+    verbs: Any, name: str, function: Callable[[argparse.Namespace], int | None], summary: str, overrides: bool = False
 ) -> argparse.ArgumentParser:
     """The parser of one verb; `overrides` are --a.b VALUE, which it takes besides its own options."""
     verb: argparse.ArgumentParser = verbs.add_parser(name, help=summary, description=summary, allow_abbrev=False)
