@@ -22,6 +22,8 @@ def section(drawn: dict[str, Any], scope: Scope) -> str:
     )
     if any(run["diverged"] for arm in drawn["arms"] for run in arm["runs"]):
         seeds += "Runs that diverged are shown, and are left out of the vertical range. "
+    if any(arm["hidden"] for arm in drawn["arms"]):
+        seeds += "Learning rates that were not chosen are switched off at first. "
     use = (
         "Point at a line for its values. The names below a chart switch lines off and on. Drag to enlarge, "
         "double-click to return."

@@ -7,7 +7,8 @@
   const PRINTED = { width: 680, height: 360 }; // pixels that fit a page of paper
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const paper = window.matchMedia("print");
-  const state = { axis: "tokens", log: false, end: false, hidden: new Set(), printing: false };
+  const hidden = new Set(data.arms.filter((arm) => arm.hidden).map((arm) => arm.name));
+  const state = { axis: "tokens", log: false, end: false, hidden, printing: false };
   const charts = [];
 
   const make = (tag, attributes = {}, ...children) => {

@@ -151,8 +151,9 @@ def _arm(
         seeds = [recorded[run.root][metric] for run in arm.runs if metric in recorded[run.root]]
         if len(seeds) > 1:
             means[metric] = _mean(seeds, most)
-    name = f"{arm.name} (chosen)" if scope.at_chosen_rate(arm.runs[0]) else arm.name
-    return {"name": name, **look, "runs": runs, "means": means}
+    chosen = scope.at_chosen_rate(arm.runs[0])
+    name = f"{arm.name} (chosen)" if chosen else arm.name
+    return {"name": name, "hidden": chosen is False, **look, "runs": runs, "means": means}
 
 
 def _series(rows: Sequence[dict[str, float]], metrics: Collection[str]) -> dict[str, Series]:
