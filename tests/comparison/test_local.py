@@ -233,7 +233,8 @@ def test_a_run_that_another_sweep_has_just_started_is_not_started(tmp_path, laun
     launch({"a-s0": "1 0"})
 
 
-def test_a_run_that_another_process_lets_go_is_taken_over(tmp_path, launch):
+def test_a_run_that_another_process_lets_go_is_taken_over(tmp_path, launch, monkeypatch):
+    monkeypatch.setattr(local, "IN_USE_SECONDS", 30.0)  # more than it is held for, on a busy machine too
     held, taken = Run(tmp_path / "trial" / "a-s0"), threading.Event()
 
     def hold():
