@@ -1,5 +1,6 @@
-"""Files that appear whole or not at all, and their hashes."""
+"""Files that appear whole or not at all, their hashes, and files that one process holds."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -33,3 +34,14 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal; read in blocks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hold(path: Path) -> IO[str] | None:
+    """A file that is this process's alone until it is closed or the process ends; None where another process has it."""
+    file = path.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return None
+    return file

@@ -11,7 +11,6 @@
 Every file but `metrics.jsonl`, which is appended to, appears whole or not at all.
 """
 
-import fcntl
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ import yaml
 
 from sinkpretrain.config import Config
 from sinkpretrain.errors import ConfigError, DataError, ResumeError
-from sinkpretrain.files import write_atomically, write_json, write_whole
+from sinkpretrain.files import hold, write_atomically, write_json, write_whole
 from sinkpretrain.mappings import build, read_yaml, to_mapping
 from sinkpretrain.records import ABOUT, changes, identity, read_record
 
@@ -146,12 +145,10 @@ class Run:
             ResumeError: another process holds it.
         """
         self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                message = f"{self.root}: is in use by another process; wait for it, or give another --out"
-                raise ResumeError(message) from None
+        file = hold(self.root / ".lock")
+        if file is None:
+            raise ResumeError(f"{self.root}: is in use by another process; wait for it, or give another --out")
+        with file:
             yield
 
     def status(self) -> dict[str, Any]:

@@ -67,19 +67,10 @@ def _refuse_without_effect(options: argparse.Namespace, overrides: dict[str, Any
 
 
 def _dry_run(options: argparse.Namespace, experiment: Any) -> None:
-    from dataclasses import replace
-
     from sinkpretrain.comparison import cost
-    from sinkpretrain.data.store import TokenStore
-    from sinkpretrain.training.train import with_vocabulary
 
     mfu = cost.MFU if options.mfu is None else options.mfu
-    members = experiment.members
-    for place, member in enumerate(members):
-        if member.config.model.vocab_size is None:
-            config = with_vocabulary(member.config, TokenStore.open(member.config.data.store))
-            members[place] = replace(member, config=config)
-    found = cost.costs(members, mfu)
+    found = cost.costs(experiment.members, mfu)
     hours = {gpu: sum(one.gpu_hours(gpu, mfu) for one in found.values()) for gpu in cost.GPUS}
     variants = {name: {**vars(one), "flops": one.flops} for name, one in found.items()}
     show(options, {"variants": variants, "gpu_hours": hours, "mfu": mfu}, cost.table(found, mfu))

@@ -94,11 +94,8 @@ def _resumed(run: Any, options: argparse.Namespace, overrides: dict[str, Any]) -
 
 
 def _dry_run(options: argparse.Namespace, config: Any) -> None:
-    from sinkpretrain.data.store import TokenStore
     from sinkpretrain.training.plan import describe, plan
-    from sinkpretrain.training.train import with_vocabulary
+    from sinkpretrain.training.train import sized
 
-    if config.model.vocab_size is None:
-        config = with_vocabulary(config, TokenStore.open(config.data.store))
-    planned = plan(config)
+    planned = plan(sized(config))
     show(options, planned, describe(planned))

@@ -1,6 +1,5 @@
 """One run of a sweep on this machine: its process, its tries, and what an exit code means for it."""
 
-import fcntl
 import os
 import shlex
 import signal
@@ -16,6 +15,7 @@ from sinkpretrain.comparison.experiment import Member
 from sinkpretrain.comparison.guard import Guard
 from sinkpretrain.comparison.members import command, final_state
 from sinkpretrain.errors import ConfigError, DataError, Interrupted, NonFiniteError, Preempted, ResumeError
+from sinkpretrain.files import hold
 from sinkpretrain.runs import Run
 
 LOG = "train.log"
@@ -178,13 +178,7 @@ def claim(run: Run) -> IO[str] | None:
     The run's own lock is its process's, which takes it only when it has begun, seconds after it was started.
     """
     run.root.mkdir(parents=True, exist_ok=True)
-    file = (run.root / ".sweep").open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        return None
-    return file
+    return hold(run.root / ".sweep")
 
 
 def last_line(log: Path) -> str:

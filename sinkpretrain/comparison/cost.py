@@ -7,6 +7,7 @@ from sinkpretrain.comparison.experiment import Member
 from sinkpretrain.errors import check
 from sinkpretrain.model.flops import count_parameters, flops_per_token
 from sinkpretrain.training.callbacks.throughput import DATA_SHEET_PEAKS
+from sinkpretrain.training.train import sized
 
 MFU = 0.4  # the share of the peak that is reached, where the user does not say otherwise
 GPUS = ("A100", "H100")
@@ -36,17 +37,19 @@ def costs(members: Sequence[Member], mfu: float = MFU) -> dict[str, VariantCost]
 
     Raises:
         ConfigError: a share of the peak that is not between 0 and 1.
+        DataError: a model takes its vocabulary from a token store that is not there.
     """
     check(0 < mfu <= 1, "--mfu", mfu, "0 < value <= 1")
     grouped: dict[str, list[Member]] = {}
     for member in members:
         grouped.setdefault(member.config.variant, []).append(member)
+    models = {variant: sized(of[0].config).model for variant, of in grouped.items()}
     return {
         variant: VariantCost(
             runs=len(of),
-            parameters=count_parameters(of[0].config.model),
+            parameters=count_parameters(models[variant]),
             tokens=sum(member.config.steps * member.config.tokens_per_step for member in of),
-            flops_per_token=flops_per_token(of[0].config.model),
+            flops_per_token=flops_per_token(models[variant]),
         )
         for variant, of in grouped.items()
     }

@@ -12,9 +12,9 @@ from sinkpretrain.comparison.attempts import Attempts
 from sinkpretrain.comparison.devices import Pool, cores_here, gpus_here
 from sinkpretrain.comparison.experiment import Experiment
 from sinkpretrain.comparison.guard import GRACE_SECONDS, Guard
-from sinkpretrain.comparison.members import prepare
+from sinkpretrain.comparison.members import diverged_error, prepare
 from sinkpretrain.comparison.run_table import RunTable
-from sinkpretrain.errors import Interrupted, NonFiniteError, Preempted, ResumeError, SinkpretrainError, check
+from sinkpretrain.errors import Interrupted, Preempted, ResumeError, SinkpretrainError, check
 from sinkpretrain.runs import Run
 
 POLL_SECONDS = 0.25
@@ -156,6 +156,4 @@ def _refuse_unfinished(runs: Sequence[Attempts], root: Path, stop: _Stop) -> Non
             "stop it and repeat this one"
         )
     if diverged:
-        head = f"{root}: {len(diverged)} of {len(runs)} runs diverged (a loss that is not finite), the others are done"
-        advice = "they stay in the comparison; delete a run's folder to train it anew:"
-        raise NonFiniteError("\n".join([f"{head}; {advice}", *away]))
+        raise diverged_error(root, away, len(runs))

@@ -1,7 +1,7 @@
 """What every launcher asks of an experiment's runs: their files, their commands, whether they changed, their end."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,6 +54,13 @@ def command(member: Member, root: Path) -> list[str]:
     """The command that brings one run to its end, whether it has begun or not."""
     train = [sys.executable, "-m", "sinkpretrain", "train", "--continue"]
     return [*train, "--config", str(config_file(member, root)), "--out", str(root / member.folder)]
+
+
+def diverged_error(root: Path, lines: Sequence[str], count: int) -> NonFiniteError:
+    """The error of a sweep of `count` runs of which some diverged, a line each, and the others are done."""
+    head = f"{root}: {len(lines)} of {count} runs diverged (a loss that is not finite), the others are done"
+    advice = "they stay in the comparison; delete a run's folder to train it anew:"
+    return NonFiniteError("\n".join([f"{head}; {advice}", *lines]))
 
 
 def final_state(status: Mapping[str, Any]) -> Literal["done", "diverged"] | None:

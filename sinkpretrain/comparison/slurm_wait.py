@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sinkpretrain.comparison.experiment import Experiment
-from sinkpretrain.comparison.members import final_state
+from sinkpretrain.comparison.members import diverged_error, final_state
 from sinkpretrain.comparison.slurm_queue import QueuedJob, queue, read_jobs
 from sinkpretrain.comparison.slurm_task import read_job_record
-from sinkpretrain.errors import NonFiniteError, SinkpretrainError
+from sinkpretrain.errors import SinkpretrainError
 from sinkpretrain.runs import Run, progress_text
 
 POLL_SECONDS = 5.0
@@ -68,9 +68,7 @@ def _refuse_unfinished(runs: Mapping[str, Run], root: Path, exit_codes: Mapping[
         head = f"{root}: {len(failed)} of {len(runs)} runs are not done; mend the cause and repeat the sweep:"
         raise SinkpretrainError("\n".join([head, *failed, *diverged]))
     if diverged:
-        head = f"{root}: {len(diverged)} of {len(runs)} runs diverged (a loss that is not finite), the others are done"
-        advice = "they stay in the comparison; delete a run's folder to train it anew:"
-        raise NonFiniteError("\n".join([f"{head}; {advice}", *diverged]))
+        raise diverged_error(root, diverged, len(runs))
 
 
 def _why(run: Run, exit_code: int | None) -> str:

@@ -78,7 +78,7 @@ def scope_of(runs: Sequence[Run], root: Path | None = None) -> Scope:
         else:
             waiting.append(entry)
     whole = experiment is not None and begun <= {run.root.resolve() for run in runs}
-    comparison, refusal = _compared(runs, experiment)
+    comparison, refusal = _compared(runs)
     variants = list(dict.fromkeys(config_of(run).variant for run in runs))
     return Scope(
         runs=tuple(sorted(runs, key=lambda run: variants.index(config_of(run).variant))),
@@ -90,15 +90,12 @@ def scope_of(runs: Sequence[Run], root: Path | None = None) -> Scope:
     )
 
 
-def _compared(runs: Sequence[Run], experiment: dict[str, Any] | None) -> tuple[dict[str, Any] | None, str]:
+def _compared(runs: Sequence[Run]) -> tuple[dict[str, Any] | None, str]:
     """The comparison of the runs that were trained here, or why there is none."""
     trained = [run for run in runs if not imported(run)]
     if not trained:
         return None, IMPORTED if runs else NOT_BEGUN
-    baseline = experiment["baseline"] if experiment else None
-    if baseline not in {config_of(run).variant for run in trained}:
-        baseline = None
     try:
-        return compare(trained, baseline), ""
+        return compare(trained), ""
     except (ConfigError, DataError) as error:
         return None, f"No comparison: {error}."

@@ -107,6 +107,11 @@ def with_vocabulary(config: Config, store: TokenStore) -> Config:
     return replace(config, model=replace(config.model, vocab_size=given or store.vocab_size))
 
 
+def sized(config: Config) -> Config:
+    """The configuration with a vocabulary size, for which its token store is opened only where it names none."""
+    return config if config.model.vocab_size else with_vocabulary(config, TokenStore.open(config.data.store))
+
+
 def _open(run: Run, config: Config, store: TokenStore, resume: bool) -> bool:
     """Make the run folder, or check that it holds this very run; False when that is done already."""
     if resume and run.config_path.exists():

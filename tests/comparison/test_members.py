@@ -67,7 +67,10 @@ def test_variants_and_seeds_may_come_and_go(experiment, begun):
 
 
 def test_where_runs_are_worked_on_may_change(experiment, begun):
-    prepare(experiment(devices=2, micro_batch_size=4, wandb={"mode": "offline"}), begun)
+    changed = experiment(devices=2, micro_batch_size=4, wandb={"mode": "offline"})
+    prepare(changed, begun)
+    written = load_config(config_file(changed.members[0], begun))  # what the run's next process reads
+    assert (written.devices, written.micro_batch_size, written.wandb.mode) == (2, 4, "offline")
 
 
 def test_a_sweep_starts_nothing_where_it_is_refused(experiment, begun, tmp_path, capsys):

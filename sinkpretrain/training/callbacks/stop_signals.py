@@ -38,6 +38,8 @@ class StopSignals(StepCallback):
 
     def agreed(self, trainer: L.Trainer) -> signal.Signals | None:
         """The signal that asks for a stop, the same on all ranks: of several the one of the highest number."""
+        if self._is_alone:  # nothing to agree on, and on a GPU nothing to wait for
+            return self.received
         own = torch.tensor(self.received or 0, device=trainer.strategy.root_device)
         number = int(trainer.strategy.reduce(own, reduce_op="max"))
         return signal.Signals(number) if number else None
