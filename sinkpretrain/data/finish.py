@@ -6,18 +6,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sinkpretrain.data.manifest import MANIFEST, TOKEN_BYTES, TOKENIZER, sealed, shard_names
 from sinkpretrain.data.shards import SplitWriter
-from sinkpretrain.data.store import (
-    FORMAT,
-    MANIFEST,
-    TOKEN_BYTES,
-    TOKENIZER,
-    shard_names,
-    token_blocks,
-)
+from sinkpretrain.data.store import blocks
 from sinkpretrain.data.tokenizer import load_tokenizer, token_bytes, vocabulary_size
 from sinkpretrain.errors import DataError
-from sinkpretrain.files import file_sha256, write_json
+from sinkpretrain.files import file_sha256, write_atomically
 
 
 def write_manifest(
@@ -39,7 +33,6 @@ def write_manifest(
     files = {name: {"bytes": (root / name).stat().st_size, "sha256": file_sha256(root / name)} for name in names}
     text_bytes = sum(writer.bytes for writer in writers.values())
     manifest = {
-        "format": FORMAT,
         **about,
         "tokenizer_sha256": files[TOKENIZER]["sha256"],
         "vocab_size": vocabulary_size(tokenizer),
@@ -51,7 +44,7 @@ def write_manifest(
         "splits": {split: _split_entry(writer, counts[split]) for split, writer in writers.items()},
         "files": files,
     }
-    write_json(root / MANIFEST, manifest)
+    write_atomically(root / MANIFEST, sealed(manifest))
 
 
 def _refuse_empty(root: Path, documents: dict[str, int]) -> None:
@@ -72,7 +65,7 @@ def _token_counts(
     """How often each token id stands in a split; reads the shards back, so it sees what is on disk."""
     counts = np.zeros(vocab_size, dtype=np.int64)
     for number in range(len(writer.shards)):
-        for block in token_blocks(root / shard_names(split, number)[0], dtype):
+        for block in blocks(root / shard_names(split, number)[0], dtype):
             counts += np.bincount(block, minlength=vocab_size)
     assert counts.sum() == writer.tokens, f"{split} holds {counts.sum()} tokens on disk, {writer.tokens} were written"
     return counts

@@ -1,6 +1,5 @@
 """`prepare`: a recipe becomes a token store; interrupted, it goes on where it stopped, to the same bytes."""
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Iterator
@@ -14,14 +13,16 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from sinkpretrain.data.finish import write_manifest
+from sinkpretrain.data.manifest import FORMAT, MANIFEST, PROGRESS, SPLITS, TOKENIZER, sealed, unsealed
 from sinkpretrain.data.progress import Documents
 from sinkpretrain.data.reader import Reader
 from sinkpretrain.data.recipe import Recipe, read_recipe
 from sinkpretrain.data.shards import SplitWriter
-from sinkpretrain.data.store import FORMAT, MANIFEST, PROGRESS, SPLITS, TOKENIZER, TokenStore
+from sinkpretrain.data.store import TokenStore
 from sinkpretrain.data.tokenizer import load_tokenizer, pieces, separator_id, vocabulary_size
 from sinkpretrain.errors import DataError
-from sinkpretrain.files import write_atomically, write_json
+from sinkpretrain.files import hold, write_atomically
+from sinkpretrain.mappings import difference
 
 BATCH = 1 << 20  # characters encoded at a time; about 60 bytes of memory each
 COMMIT_BYTES = 32_000_000  # of text between two points from which an interrupted preparation goes on
@@ -59,15 +60,21 @@ class _Preparation:
         self.recipe, self.folder, self.root, self.commit_bytes = recipe, folder, root, commit_bytes
         self.sources = recipe.built_sources()
         self.provenance = [source.provenance(folder) for source in self.sources]
-        tokenizer = recipe.built_tokenizer().file_sha256(folder)
-        identity = {"format": FORMAT, "recipe": asdict(recipe), "sources": self.provenance, "tokenizer": tokenizer}
-        self.identity = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        self.tokenizer_sha256 = recipe.built_tokenizer().file_sha256(folder)
+        self.identity = self._identity(FORMAT)
         self.empty = 0
+
+    def _identity(self, version: int) -> str:
+        """SHA-256 of all that decides what a store of a format holds."""
+        recipe, tokenizer = asdict(self.recipe), self.tokenizer_sha256
+        identity = {"format": version, "recipe": recipe, "sources": self.provenance, "tokenizer": tokenizer}
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     def finished(self) -> TokenStore:
         """The store in the folder, refused where another recipe or other text made it."""
         store = TokenStore.open(self.root)
-        self._refuse_other(store.manifest.get("identity"), "a store")
+        if store.manifest["identity"] != self._identity(store.manifest["format"]):
+            self._refuse_other("a store")
         return store
 
     def run(self) -> None:
@@ -88,6 +95,7 @@ class _Preparation:
         total = sum(filter(None, totals)) if all(totals) else None
         with Documents("tokens", total, sum(reader.read)) as display:
             self._encode(reader, tokenizer, writers, display)
+        self._refuse_changed()
         write_manifest(
             self.root,
             writers,
@@ -137,10 +145,8 @@ class _Preparation:
         for writer in writers.values():
             writer.flush()
         states = {split: writer.state() for split, writer in writers.items()}
-        write_json(
-            self.root / PROGRESS,
-            {"identity": self.identity, "reader": reader.state(), "empty": self.empty, **states},
-        )
+        progress = {"identity": self.identity, "reader": reader.state(), "empty": self.empty, **states}
+        write_atomically(self.root / PROGRESS, sealed(progress))
 
     def _tokenizer(self) -> Tokenizer:
         """The store's tokenizer; made and saved first where an earlier attempt has not."""
@@ -161,23 +167,33 @@ class _Preparation:
         """How far an earlier attempt came; the folder is claimed for this recipe where there was none."""
         path = self.root / PROGRESS
         if path.exists():
-            progress: dict[str, Any] = json.loads(path.read_text())
-            self._refuse_other(progress.get("identity"), "an unfinished store")
+            progress = unsealed(path, path.read_bytes())
+            if progress.get("identity") != self.identity:
+                self._refuse_other("an unfinished store")
             return progress
         strangers = sorted(found.name for found in self.root.iterdir() if not found.name.startswith("."))
         if strangers:
             raise DataError(
                 f"{self.root}: is not empty and not a token store (it holds {strangers[0]}); give another --out"
             )
-        write_json(path, {"identity": self.identity})
+        write_atomically(path, sealed({"identity": self.identity}))
         return {}
 
-    def _refuse_other(self, identity: Any, what: str) -> None:
-        if identity != self.identity:
-            raise DataError(
-                f"{self.root}: holds {what} of another recipe or of text that has changed since; give another --out, "
-                "or delete the folder to prepare it anew"
-            )
+    def _refuse_other(self, what: str) -> None:
+        raise DataError(
+            f"{self.root}: holds {what} of another recipe or of text that has changed since; give another --out, "
+            "or delete the folder to prepare it anew"
+        )
+
+    def _refuse_changed(self) -> None:
+        """Raise where a source is no longer what it was when reading began: parts of both may have been read."""
+        for source, before in zip(self.sources, self.provenance, strict=True):
+            after = source.provenance(self.folder)
+            if after != before:
+                changed = ", ".join(list(difference(before, after))[:3])
+                raise DataError(
+                    f"{self.root}: text changed while it was read ({changed}); delete this folder and prepare it again"
+                )
 
 
 def encode(tokenizer: Tokenizer, texts: list[str]) -> list[NDArray[np.uint32]]:
@@ -219,12 +235,10 @@ def _alone(root: Path) -> Iterator[None]:
     """Hold the folder alone; the lock goes with the process, however it ends."""
     try:
         root.mkdir(parents=True, exist_ok=True)
-        lock = (root / ".lock").open("w")
+        lock = hold(root / ".lock")
     except OSError as error:
         raise DataError(f"{root}: cannot be written to as a folder ({error.strerror}); give another --out") from None
-    with lock as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DataError(f"{root}: is being prepared by another process; wait for it") from None
+    if lock is None:
+        raise DataError(f"{root}: is being prepared by another process; wait for it")
+    with lock:
         yield

@@ -5,7 +5,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sinkpretrain.data.sources import Part, Source
+from sinkpretrain.data.parts import Part
+from sinkpretrain.data.sources import Source
 from sinkpretrain.errors import DataError
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from sinkpretrain.data.sources import FilesSource, HubSource, Source
 from sinkpretrain.data.tokenizer import FileTokenizer, Gpt2Tokenizer, TrainedTokenizer
 from sinkpretrain.data.wheels import PackageSource
-from sinkpretrain.errors import ConfigError
+from sinkpretrain.errors import ConfigError, check
 from sinkpretrain.mappings import build, read_yaml
 
 SOURCES: dict[str, type[Source]] = {"hub": HubSource, "files": FilesSource, "package": PackageSource}
@@ -30,11 +30,8 @@ class Recipe:
         """Refuse unknown kinds, their unknown options, and values out of range."""
         if not self.sources:
             raise ConfigError("sources: is empty; a recipe needs at least one source")
-        if not 0 < self.validation_fraction < 1:
-            found = self.validation_fraction
-            raise ConfigError(f"validation_fraction: {found!r} is out of range; allowed: 0 < value < 1")
-        if self.shard_tokens < 1:
-            raise ConfigError(f"shard_tokens: {self.shard_tokens} is out of range; allowed: >= 1")
+        check(0 < self.validation_fraction < 1, "validation_fraction", self.validation_fraction, "0 < value < 1")
+        check(self.shard_tokens >= 1, "shard_tokens", self.shard_tokens, ">= 1")
         self.built_sources()
         self.built_tokenizer()
 

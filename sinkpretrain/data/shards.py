@@ -7,9 +7,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from sinkpretrain.data.store import shard_names
-
-INDEX_DTYPE = np.dtype("<i8")
+from sinkpretrain.data.manifest import INDEX_DTYPE, shard_names
+from sinkpretrain.errors import DataError
 
 
 class SplitWriter:
@@ -95,5 +94,9 @@ class SplitWriter:
             shard = self.shards[number]
             size = shard["tokens"] * self._dtype.itemsize
             size = size if path.suffix == ".bin" else shard["documents"] * INDEX_DTYPE.itemsize
-            assert path.stat().st_size >= size, f"{path} is shorter than when it was last written"
+            if (found := path.stat().st_size) < size:
+                raise DataError(
+                    f"{path}: has {found:,} bytes, {size:,} were written before the interruption; delete "
+                    f"{self._root} and prepare it again"
+                )
             os.truncate(path, size)

@@ -1,7 +1,7 @@
 """The token store: a folder of token shards that is complete and checkable, or refused.
 
 ```
-<store>/manifest.json        written last: what the text was, every count, the SHA-256 of every other file
+<store>/manifest.json        written last: what the text was, every count, the SHA-256 of every file, its own too
         tokenizer.json       the tokenizer itself, for decoding and evaluation
         token_bytes.npy      uint16 by token id: bytes of text the token stands for, 0 for special tokens
         train_00000.bin      tokens, uint16 or uint32, raw little-endian; documents are whole in a shard
@@ -11,8 +11,6 @@
 The stream of a split is `S d1 S d2 S ... dn S`, S the separator: one before the first document, one after each.
 """
 
-import hashlib
-import json
 from bisect import bisect_right
 from collections.abc import Iterator
 from functools import cached_property
@@ -22,23 +20,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sinkpretrain.data.tokenizer import load_tokenizer, token_text
+from sinkpretrain.data.manifest import (
+    DTYPES,
+    INDEX_DTYPE,
+    MEND,
+    SPLITS,
+    TOKEN_BYTES,
+    TOKENIZER,
+    read_manifest,
+    shard_names,
+)
+from sinkpretrain.data.tokenizer import load_tokenizer, token_text, vocabulary_size
 from sinkpretrain.errors import DataError
 from sinkpretrain.files import file_sha256
 
-FORMAT = 1
-SPLITS = ("train", "validation")
-MANIFEST, PROGRESS, TOKENIZER, TOKEN_BYTES = "manifest.json", "progress.json", "tokenizer.json", "token_bytes.npy"
-BLOCK = 1 << 20  # bytes or tokens read at a time where a whole file is walked
+BLOCK = 1 << 20  # entries read at a time where a whole file is walked
 
 
-def shard_names(split: str, number: int) -> tuple[str, str]:
-    """File names of a shard's tokens and of its document index."""
-    return f"{split}_{number:05d}.bin", f"{split}_{number:05d}.idx"
-
-
-def token_blocks(path: Path, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
-    """The tokens of a shard, `BLOCK` at a time; unlike a memory map, what was read does not stay in memory."""
+def blocks(path: Path, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
+    """The entries of a file, `BLOCK` at a time; unlike a memory map, what was read does not stay in memory."""
     with path.open("rb") as file:
         while len(block := np.fromfile(file, dtype=dtype, count=BLOCK)):
             yield block
@@ -96,23 +96,14 @@ class TokenStore:
 
     @classmethod
     def open(cls, path: Path | str) -> "TokenStore":
-        """A finished store; sizes of its files are checked, `verify` checks every byte.
+        """A finished store; its manifest and the sizes of its files are checked, `verify` checks every byte.
 
         Raises:
-            DataError: no store, an unfinished one, another format, or a file that is missing or cut short.
+            DataError: no store, an unfinished one, another format, a manifest that was altered or contradicts itself,
+                or a file that is missing or cut short.
         """
         root = Path(path)
-        try:
-            content = (root / MANIFEST).read_bytes()
-            manifest = json.loads(content)
-        except (FileNotFoundError, NotADirectoryError):
-            raise DataError(_not_a_store(root)) from None
-        except (OSError, ValueError) as error:
-            raise DataError(f"{root / MANIFEST}: cannot be read ({error}); prepare the store anew") from None
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            found = manifest.get("format") if isinstance(manifest, dict) else None
-            raise DataError(f"{root / MANIFEST}: has format {found!r}, {FORMAT} can be read; prepare the store anew")
-        store = cls(root, manifest, hashlib.sha256(content).hexdigest())
+        store = cls(root, *read_manifest(root))
         store._check_sizes()
         return store
 
@@ -129,12 +120,12 @@ class TokenStore:
     @property
     def dtype(self) -> np.dtype[Any]:
         """The dtype of the shards."""
-        return np.dtype({"uint16": "<u2", "uint32": "<u4"}[self.manifest["dtype"]])
+        return DTYPES[self.manifest["dtype"]]
 
     @cached_property
     def token_bytes(self) -> NDArray[np.uint16]:
         """Bytes of text by token id, shape (vocab_size,); 0 for special tokens."""
-        array: NDArray[np.uint16] = np.load(self.root / TOKEN_BYTES, allow_pickle=False)
+        array: NDArray[np.uint16] = np.load(self.root / TOKEN_BYTES)
         return array
 
     def tokenizer(self) -> Any:
@@ -158,26 +149,30 @@ class TokenStore:
     def document_starts(self, split: str) -> NDArray[np.int64]:
         """Where each document's first token stands in the split's stream, rising; a separator stands before it."""
         count = len(self._split(split)["shards"])
-        indexes = [np.fromfile(self.root / shard_names(split, number)[1], dtype="<i8") for number in range(count)]
+        indexes = [np.fromfile(self.root / shard_names(split, number)[1], dtype=INDEX_DTYPE) for number in range(count)]
         return np.concatenate(indexes).astype(np.int64, copy=False)
 
     def verify(self) -> None:
-        """Read every file and compare it with the manifest.
+        """Read every file and compare it with the manifest; memory does not grow with the store.
 
         Raises:
-            DataError: a file whose SHA-256 differs, or a token that is not in the vocabulary, with the file's name.
+            DataError: a file whose SHA-256 differs, a token that is not in the vocabulary, documents that do not lie
+                one after another in their shard, or a tokenizer of another vocabulary; with the file's name.
         """
         for name, expected in self.manifest["files"].items():
             path = self.root / name
-            found = file_sha256(path)
+            found = _sha256(path)
             if found != expected["sha256"]:
-                raise DataError(
-                    f"{path}: was altered (SHA-256 {found[:12]}..., the manifest has {expected['sha256'][:12]}...); "
-                    "copy it anew or delete the store and prepare it again"
-                )
+                says = f"SHA-256 {found[:12]}..., the manifest has {expected['sha256'][:12]}..."
+                raise DataError(f"{path}: was altered ({says}); {MEND}")
+        self._check_tokenizer()
         for split in SPLITS:
-            for number in range(len(self._split(split)["shards"])):
-                self._check_tokens(self.root / shard_names(split, number)[0])
+            first = 0
+            for number, shard in enumerate(self._split(split)["shards"]):
+                tokens, index = (self.root / name for name in shard_names(split, number))
+                self._check_tokens(tokens)
+                _check_index(index, first, first + shard["tokens"])
+                first += shard["tokens"]
 
     def _split(self, split: str) -> dict[str, Any]:
         if split not in SPLITS:
@@ -190,14 +185,26 @@ class TokenStore:
             path = self.root / name
             if not path.is_file():
                 raise DataError(f"{path}: is missing, the manifest lists it; copy it anew or prepare the store again")
-            if path.stat().st_size != expected["bytes"]:
-                raise DataError(
-                    f"{path}: has {path.stat().st_size:,} bytes, the manifest says {expected['bytes']:,}; "
-                    "copy it anew or delete the store and prepare it again"
-                )
+            if (size := path.stat().st_size) != expected["bytes"]:
+                raise DataError(f"{path}: has {size:,} bytes, the manifest says {expected['bytes']:,}; {MEND}")
+
+    def _check_tokenizer(self) -> None:
+        """Raise where the tokenizer, the bytes by token and the manifest are not of one vocabulary."""
+        size = vocabulary_size(self.tokenizer())
+        if size != self.vocab_size:
+            says = f"has {size} token ids, the manifest says {self.vocab_size}"
+            raise DataError(f"{self.root / TOKENIZER}: {says}; {MEND}")
+        path = self.root / TOKEN_BYTES
+        try:
+            lengths = self.token_bytes
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"{path}: cannot be read ({error}); {MEND}") from None
+        if lengths.dtype != np.dtype("uint16") or lengths.shape != (size,):
+            found = f"{lengths.dtype} of shape {lengths.shape}"
+            raise DataError(f"{path}: holds {found}, not a uint16 for each of {size} token ids; {MEND}")
 
     def _check_tokens(self, path: Path) -> None:
-        for block in token_blocks(path, self.dtype):
+        for block in blocks(path, self.dtype):
             highest = int(block.max())
             if highest >= self.vocab_size:
                 raise DataError(
@@ -206,8 +213,22 @@ class TokenStore:
                 )
 
 
-def _not_a_store(root: Path) -> str:
-    """Why a folder without a manifest cannot be used, and what to do."""
-    if (root / PROGRESS).is_file():
-        return f"{root}: the token store is unfinished; run `sinkpretrain prepare` again, it goes on where it stopped"
-    return f"{root}: there is no token store; run `sinkpretrain prepare RECIPE.yaml --out {root}`"
+def _sha256(path: Path) -> str:
+    try:
+        return file_sha256(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); {MEND}") from None
+
+
+def _check_index(path: Path, first: int, end: int) -> None:
+    """Raise where the documents of a shard, `first` to `end` of its stream, do not lie in it one after another.
+
+    Each has a token at least and a separator after it; before the very first stands a separator too.
+    """
+    least = max(first, 1)
+    begins = True
+    for starts in blocks(path, INDEX_DTYPE):
+        rises = bool((np.diff(starts) >= 2).all()) and int(starts[-1]) <= end - 2
+        if not rises or int(starts[0]) < least or (begins and int(starts[0]) != least):
+            raise DataError(f"{path}: its documents do not follow one another in tokens {first:,} to {end:,}; {MEND}")
+        least, begins = int(starts[-1]) + 2, False

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from sinkpretrain.errors import ConfigError, DataError
+from sinkpretrain.errors import DataError, check
 
 GPT2, GPT2_REVISION = "openai-community/gpt2", "607a30d783dfa663caf39e06633721c8d4cfcd7e"
 TRAINED_SEPARATOR = "<|endoftext|>"
 COMMON_SEPARATORS = ("<|endoftext|>", "<|end_of_text|>", "</s>")
 ENCODED_PIECE = 1 << 18  # characters
-# BPE training revisits a word for every merge in it, so a line without a space must not become one word of megabytes.
+LARGEST_TRAINED = 1_000_000  # token ids
+# BPE training keeps every distinct word and revisits it for every merge in it: a line without a space must not become
+# one word of megabytes, nor a corpus of such lines gigabytes of words that are all distinct.
 TRAINED_PIECE = 1 << 12  # characters
+LONG_WORD = re.compile(r"\w{512}|[^\w\s]{512}")  # longer than what people write
+LONG_WORDS = 1_000_000  # bytes of pieces with one in them that training takes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,16 +58,23 @@ class FileTokenizer:
     path: str
     separator: str | None = None  # None: the first of COMMON_SEPARATORS that is one of its special tokens
 
+    def __post_init__(self) -> None:
+        """Refuse a separator without a name."""
+        check(self.separator != "", "tokenizer.separator", self.separator, "a special token, or null")
+
     def file_sha256(self, folder: Path) -> str | None:
         """SHA-256 of the file, since the recipe has only its name.
 
         Raises:
-            DataError: no such file.
+            DataError: no such file, or one that cannot be read.
         """
         path = folder / self.path
         if not path.is_file():
             raise DataError(f"{path}: there is no such tokenizer file; tokenizer.path is relative to the recipe")
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        try:
+            return hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror}); give it read permission") from None
 
     def tokenizer_json(self, folder: Path, texts: Callable[[], Iterator[str]]) -> bytes:
         """The content of tokenizer.json.
@@ -84,15 +96,11 @@ class TrainedTokenizer:
     separator = TRAINED_SEPARATOR
 
     def __post_init__(self) -> None:
-        """Refuse a vocabulary without room for all bytes."""
+        """Refuse a vocabulary without room for all bytes, or with more than training has memory for."""
         smallest = len(pre_tokenizers.ByteLevel.alphabet()) + 1
-        if self.vocab_size < smallest:
-            raise ConfigError(
-                f"tokenizer.vocab_size: {self.vocab_size} is out of range; allowed: >= {smallest}, which is all bytes "
-                "and a separator"
-            )
-        if self.megabytes <= 0:
-            raise ConfigError(f"tokenizer.megabytes: {self.megabytes} is out of range; allowed: > 0")
+        allowed = f"{smallest} (all bytes and a separator) <= value <= {LARGEST_TRAINED:,}"
+        check(smallest <= self.vocab_size <= LARGEST_TRAINED, "tokenizer.vocab_size", self.vocab_size, allowed)
+        check(self.megabytes > 0, "tokenizer.megabytes", self.megabytes, "> 0")
 
     def file_sha256(self, folder: Path) -> str | None:
         """None: the recipe says all there is to say."""
@@ -114,12 +122,16 @@ class TrainedTokenizer:
 
 
 def _training_pieces(texts: Iterable[str], most_bytes: int) -> Iterator[str]:
-    """The texts in pieces, until their bytes reach a limit."""
-    seen = 0
+    """The texts in pieces, until their bytes reach a limit; of those with a long word in them the first only."""
+    seen = with_long_word = 0
     for text in texts:
         for piece in pieces(text, TRAINED_PIECE):
-            yield piece
-            seen += len(piece.encode())
+            size = len(piece.encode())
+            is_long = LONG_WORD.search(max(piece.split(), key=len, default="")) is not None
+            with_long_word += size if is_long else 0
+            if not is_long or with_long_word <= LONG_WORDS:
+                yield piece
+            seen += size
             if seen >= most_bytes:
                 return
 

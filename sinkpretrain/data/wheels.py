@@ -13,11 +13,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
-from sinkpretrain.data.sources import ListPart, Part, Source, texts_of
-from sinkpretrain.errors import ConfigError, DataError
+from sinkpretrain.data.parts import ListPart, Part, texts_of
+from sinkpretrain.data.sources import Source
+from sinkpretrain.errors import ConfigError, DataError, check
 from sinkpretrain.files import file_sha256
 
 SHA256_LENGTH = 64  # hexadecimal digits
+NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._+!-]*[A-Za-z0-9])?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +38,13 @@ class PackageSource(Source):
     text_field: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a hash that cannot be one, and options without effect."""
+        """Refuse what pip takes for no name or version, a hash that cannot be one, and options without effect."""
         super().__post_init__()
+        for key in ("package", "version"):
+            value = getattr(self, key)
+            check(
+                NAME.fullmatch(value) is not None, f"sources.{key}", value, "letters, digits and . _ - + ! between them"
+            )
         if not re.fullmatch(f"[0-9a-f]{{{SHA256_LENGTH}}}", self.sha256):
             raise ConfigError(f"sources.sha256: {self.sha256!r} is not {SHA256_LENGTH} hexadecimal digits, lower case")
         if self.text_field is not None and self.format == "text":
@@ -134,8 +141,10 @@ def json_values(name: str, content: bytes, text_field: str | None) -> Iterator[s
     """
     try:
         values = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{name}: cannot be read as JSON ({error})") from error
+    if not isinstance(values, dict | list):
+        raise DataError(f"{name}: holds a {type(values).__name__}; an object or a list of texts is wanted")
     for value in values.values() if isinstance(values, dict) else values:
         text = value.get(text_field) if isinstance(value, dict) else value
         if not isinstance(text, str) or isinstance(value, dict) != (text_field is not None):

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 from dataclasses import dataclass
 from sinkpretrain.data import prepare as module, recipe, store
-from sinkpretrain.data.sources import ListPart, Source
+from sinkpretrain.data.parts import ListPart
+from sinkpretrain.data.sources import Source
 
 @dataclass(frozen=True, kw_only=True)
 class Generated(Source):

@@ -112,6 +112,31 @@ def test_an_unfinished_store_is_not_continued_with_another_recipe(tmp_path, text
     assert contents(tmp_path / "store") == before
 
 
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("progress.json", lambda old: old.replace(b'"empty": 0', b'"empty": 1'), "progress.json: was altered"),
+        ("progress.json", lambda old: old[:-20], "progress.json: cannot be read"),
+        ("progress.json", lambda old: b"", "progress.json: cannot be read"),
+        ("train_00000.bin", lambda old: old[:100], "train_00000.bin: has 100 bytes, .* were written before"),
+    ],
+)
+def test_a_damaged_unfinished_store_is_not_continued(
+    tmp_path, texts, write_jsonl, write_recipe, monkeypatch, name, damage, message
+):
+    write_jsonl(tmp_path / "texts.jsonl", texts[:60])
+    recipe, root = write_recipe(tmp_path), tmp_path / "store"
+    with monkeypatch.context() as patch:
+        unplug_after(patch, 110)
+        with pytest.raises(Unplugged):
+            prepare(recipe, root, commit_bytes=COMMIT)
+    sound = (root / name).read_bytes()
+    assert damage(sound) != sound
+    (root / name).write_bytes(damage(sound))
+    with pytest.raises(DataError, match=message):
+        prepare(recipe, root, commit_bytes=COMMIT)
+
+
 def test_two_processes_do_not_write_one_store(corpus, tmp_path):
     with module._alone(tmp_path / "store"), pytest.raises(DataError, match="is being prepared by another process"):
         prepare(corpus / "recipe.yaml", tmp_path / "store")

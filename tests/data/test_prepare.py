@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sinkpretrain.data.prepare import prepare, split_of
+from sinkpretrain.data.shards import SplitWriter
 from sinkpretrain.data.sources import FilesSource
 from sinkpretrain.data.store import TokenStore
 from sinkpretrain.errors import DataError
@@ -132,11 +133,24 @@ def test_too_little_text_is_refused(tmp_path, write_jsonl, write_recipe, documen
         TokenStore.open(tmp_path / "store")
 
 
-def test_text_that_is_no_unicode_is_refused_with_its_place(tmp_path, write_recipe, monkeypatch):
-    (tmp_path / "texts.jsonl").write_text('{"text": "x"}\n')
-    monkeypatch.setattr("sinkpretrain.data.sources.DatasetPart._text", lambda self, row: "lone \ud800 surrogate")
-    with pytest.raises(DataError, match=r"texts.jsonl, document 1 of its source: cannot be written as UTF-8"):
+def test_text_that_is_no_unicode_is_refused_with_its_place(tmp_path, write_recipe):
+    (tmp_path / "texts.jsonl").write_text('{"text": "fine"}\n{"text": "lone \\ud800 surrogate"}\n')
+    with pytest.raises(DataError, match=r"texts.jsonl, document 2 of its source: cannot be written as UTF-8"):
         prepare(write_recipe(tmp_path))
+
+
+def test_text_that_changes_while_it_is_read_is_refused(tmp_path, texts, write_jsonl, write_recipe, monkeypatch):
+    path = write_jsonl(tmp_path / "texts.jsonl", texts[:30])
+    append = SplitWriter.append
+
+    def append_and_change(self, *args):
+        append(self, *args)
+        path.write_text('{"text": "another"}\n' + path.read_text())
+
+    monkeypatch.setattr(SplitWriter, "append", append_and_change)
+    with pytest.raises(DataError, match=r"text changed while it was read \(files.texts.jsonl\); delete this folder"):
+        prepare(write_recipe(tmp_path), tmp_path / "store")
+    assert not (tmp_path / "store" / "manifest.json").exists()
 
 
 def test_a_tokenizer_is_trained_without_the_held_out_text(tmp_path, texts, write_jsonl, write_recipe):

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -81,15 +82,13 @@ def test_another_number_of_documents_is_refused(tmp_path, texts, write_jsonl, co
         ("a.txt", b"caf\xe9", "a.txt: is not valid UTF-8"),
         ("a.txt", bytes(range(256)), "a.txt: is not valid UTF-8"),
         ("a.txt", "text".encode("utf-16"), "a.txt: is not valid UTF-8"),
-        ("a.jsonl", b'{"text": "fine"}\n{"text": "caf\xe9"}\n', "a.jsonl: is not valid UTF-8"),
-        ("a.jsonl", bytes(range(256)), "a.jsonl: cannot be read"),
-        ("a.jsonl", b'{"text": "fine"}\n{"text": "cut sho', "a.jsonl: cannot be read"),
-        (
-            "a.jsonl",
-            b'{"body": "x"}\n',
-            "text_field 'text' should hold text, a row has no such field; its fields are body",
-        ),
-        ("a.jsonl", b'{"text": 3}\n', "text_field 'text' should hold text, a row has 3 there"),
+        ("a.jsonl", b'{"text": "fine"}\n{"text": "caf\xe9"}\n', "a.jsonl: line 2 is not valid UTF-8"),
+        ("a.jsonl", bytes(range(256)), "a.jsonl: line 1 cannot be read as JSON"),
+        ("a.jsonl", b'{"text": "fine"}\n\n{"text": "cut sho', "a.jsonl: line 3 cannot be read as JSON"),
+        ("a.jsonl", b'{"text": ' + b"[" * 100_000, "a.jsonl: line 1 cannot be read as JSON .maximum recursion"),
+        ("a.jsonl", b'{"text": "fine"}\n["x"]\n', "a.jsonl: line 2 holds a list; an object with text under 'text'"),
+        ("a.jsonl", b'{"text": "x"}\n{"body": "x"}\n', "line 2 has no text_field 'text', .* its fields are body"),
+        ("a.jsonl", b'{"text": 3}\n', "a.jsonl: line 1 has 3 in text_field 'text', which should hold text"),
         ("a.parquet", b"PAR1 but not really", "a.parquet: cannot be read"),
         ("a.docx", b"PK", "a.docx: is of a kind that cannot be read; allowed: .jsonl, .parquet, .txt"),
     ],
@@ -98,6 +97,67 @@ def test_what_is_not_text_is_refused_with_the_name_of_the_file(tmp_path, name, c
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         list(Reader([FilesSource(path=name)], tmp_path))
+
+
+def test_a_row_of_parquet_without_text_is_refused(tmp_path):
+    pq.write_table(pa.table({"body": ["x"]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="a.parquet: a row has no text_field 'text', .* its fields are body"):
+        list(Reader([FilesSource(path="a.parquet")], tmp_path))
+    pq.write_table(pa.table({"text": [[1, 2]]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a.parquet: a row has \[1, 2\] in text_field 'text'"):
+        list(Reader([FilesSource(path="a.parquet")], tmp_path))
+
+
+def test_a_line_that_is_too_long_is_not_read_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr("sinkpretrain.data.json_lines.LONGEST", 40)
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n{"text": "' + "y" * 100 + '"}\n')
+    with pytest.raises(DataError, match="a.jsonl: line 2 is longer than 40 bytes"):
+        list(Reader([FilesSource(path="a.jsonl")], tmp_path))
+
+
+def test_text_that_looks_like_dates_or_numbers_stays_text(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "2020-01-01 00:00:00"}\n{"text": "3"}\n')
+    assert list(Reader([FilesSource(path="a.jsonl")], tmp_path)) == ["2020-01-01 00:00:00", "3"]
+
+
+def test_what_is_no_file_is_refused_without_being_opened(tmp_path):
+    """A pipe would be waited for without end, a device read without end."""
+    (tmp_path / "folder.txt").mkdir()
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "zero.txt").symlink_to("/dev/zero")
+    (tmp_path / "circle.txt").symlink_to("circle.txt")
+    for name in ("folder", "pipe", "zero", "circle"):
+        with pytest.raises(DataError, match=f"{name}.txt: is no file with text"):
+            list(Reader([FilesSource(path=f"{name}.txt")], tmp_path))
+
+
+def test_links_that_lead_round_in_a_circle_are_refused(tmp_path):
+    (tmp_path / "deep" / "deeper").mkdir(parents=True)
+    (tmp_path / "deep" / "a.txt").write_text("x")
+    assert list(Reader([FilesSource(path="**/*.txt")], tmp_path)) == ["x"]
+    for name in ("one", "other"):  # two of them make a tree of 2^40 folders
+        (tmp_path / "deep" / "deeper" / name).symlink_to("../..")
+    with pytest.raises(DataError, match=r"deeper/one: is a link back to .*, whose text would be read twice"):
+        list(Reader([FilesSource(path="**/*.txt")], tmp_path))
+    with pytest.raises(DataError, match="deeper/one: is a link back to"):
+        FilesSource(path="**/*.txt").provenance(tmp_path)
+    assert list(Reader([FilesSource(path="deep/*.txt")], tmp_path)) == ["x"]
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("x")
+    (tmp_path / "a.jsonl").write_text("{}\n")
+
+    def deny(self, *args, **keys):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.open", deny)
+    for name in ("a.txt", "a.jsonl"):
+        source = FilesSource(path=name)
+        with pytest.raises(DataError, match=rf"{name}: cannot be read \(Permission denied\)"):
+            source.provenance(tmp_path)
+        with pytest.raises(DataError, match=rf"{name}: cannot be read \(Permission denied\)"):
+            list(Reader([source], tmp_path))
 
 
 def test_no_matching_file_is_refused(tmp_path):

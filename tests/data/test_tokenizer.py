@@ -66,6 +66,20 @@ def test_training_reads_no_more_than_it_may(tmp_path, texts):
     assert whole / 2 <= sum(read) < whole * 0.7
 
 
+def test_training_takes_some_text_with_long_words_only(texts, monkeypatch):
+    """Words that are all distinct and long would take time and memory without bound."""
+    monkeypatch.setattr(module, "LONG_WORDS", 20_000)
+    letters = "".join(random.Random(0).choices("abcdefghijklmnopqrstuvwxyz", k=100_000))
+    signs = letters.translate(str.maketrans("abcdefghijklmnopqrstuvwxyz", "!#$%&()*+,-./:;<=>?@[]^{|}"))
+    ordinary = " ".join(texts)
+    for long in (letters, signs):
+        taken = list(module._training_pieces([ordinary, long, ordinary], 10**9))
+        assert "".join(taken).count(ordinary) == 2
+        assert 12_000 < sum(map(len, taken)) - 2 * len(ordinary) <= 20_000
+    urls = " ".join(f"https://example.org/{letters[:30]}/{letters[:40]}?{number}" * 8 for number in range(200))
+    assert "".join(module._training_pieces([urls], 10**9)) == urls
+
+
 @pytest.mark.parametrize("limit", [7, 40, 41, 1000])
 def test_pieces_make_up_the_text(texts, limit):
     text = " ".join(texts)[:3000] + "x" * 3000
