@@ -4,10 +4,12 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from sinkpretrain.cli import calibration, compare, evaluation, models, results, sweep, training
 from sinkpretrain.cli.verb import add_verb, show
 from sinkpretrain.errors import ConfigError, Interrupted, SinkpretrainError
+from sinkpretrain.training import advisories
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -24,6 +26,8 @@ def run(arguments: Sequence[str]) -> int:
         if rest and not options.takes_overrides:
             raise ConfigError(f"'{rest[0]}' is not understood; see sinkpretrain {options.verb} --help")
         options.overrides, options.arguments = rest, arguments
+        if options.verb != "doctor":  # which says more, and imports nothing that is malicious
+            advisories.refuse_malicious()
         return options.function(options) or 0
     except SinkpretrainError as error:
         if options.debug:
@@ -44,18 +48,19 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for group in (training, sweep, models, calibration, evaluation, compare, results):
         group.add(verbs)
-    add_verb(verbs, "doctor", _doctor, "versions, devices, known-bad packages")
+    add_verb(verbs, "doctor", _doctor, "versions, devices, malicious and vulnerable packages")
     return parser
 
 
 def _doctor(options: argparse.Namespace) -> None:
     from sinkpretrain.training import environment
 
-    found = {"versions": environment.versions(), **environment.devices(), "bad_packages": environment.bad_packages()}
+    bad = advisories.findings()
+    found = {"versions": environment.versions(), **environment.devices()}
+    found["bad_packages"] = {one.package: asdict(one) for one in bad}
     lines = [f"{package:<16}{version or 'not installed'}" for package, version in found["versions"].items()]
     lines += [f"{'platform':<16}{found['platform']}", f"{'CPU threads':<16}{found['cpu_threads']}"]
     lines += [f"{'GPUs':<16}{', '.join(found['gpus']) or 'none'}"]
     show(options, found, "\n".join(lines))
-    if found["bad_packages"]:
-        listed = "; ".join(f"{package} {reason}" for package, reason in found["bad_packages"].items())
-        raise SinkpretrainError(f"must be uninstalled: {listed}; then install again with constraints.txt")
+    if bad:
+        raise SinkpretrainError(". ".join(map(str, bad)))

@@ -57,7 +57,7 @@ def add_source(verb: argparse.ArgumentParser) -> None:
 def need_harness() -> None:
     """Raise where lm-evaluation-harness is not installed."""
     if importlib.util.find_spec("lm_eval") is None:
-        raise ConfigError("lm-eval is not installed; install the extra: pip install -c constraints.txt -e '.[eval]'")
+        raise ConfigError("lm-eval is not installed; install the extra with scripts/install eval")
 
 
 def _eval(options: argparse.Namespace) -> None:

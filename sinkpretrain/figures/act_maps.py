@@ -16,6 +16,7 @@ from sinkpretrain.figures.base import Figure
 from sinkpretrain.figures.base.arms import Arm, Axis, MissingRecord
 from sinkpretrain.figures.base.maps import colour_bar, draw_map
 from sinkpretrain.figures.base.style import INK, canvas, plain
+from sinkpretrain.records import read_arrays
 from sinkpretrain.runs import Run
 
 WHEN = ("before", "after")
@@ -116,8 +117,7 @@ def _maps(arm: Arm) -> Maps | None:
 
 
 def _read(run: Run) -> dict[str, np.ndarray]:
-    with np.load(run.act_maps_path, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+    return read_arrays(run.act_maps_path, f"sinkpretrain calibrate {run.root} --tasks TASK ...")
 
 
 def _mark(axes: Axes, maps: Maps) -> None:

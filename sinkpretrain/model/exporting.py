@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, processors
 
 from sinkpretrain.config import Config
-from sinkpretrain.data.store import TOKENIZER, TokenStore
+from sinkpretrain.data.manifest import TOKENIZER
+from sinkpretrain.data.store import TokenStore
 from sinkpretrain.errors import ConfigError, DataError
 from sinkpretrain.model import read_export
 from sinkpretrain.model.hub import hub_config, hub_name
@@ -27,6 +28,7 @@ from sinkpretrain.model.load import load_model
 from sinkpretrain.model.model_file import TEMPLATE, model_file
 from sinkpretrain.model.new_folder import new_folder, refuse_taken
 from sinkpretrain.model.parity import logit_parity, parity_tokens, too_far
+from sinkpretrain.records import read_record
 from sinkpretrain.runs import Run
 
 TEXT = "Where does a model look when there is nothing to see? At its first token.\n"
@@ -67,7 +69,7 @@ def export_hf(run: Run | Path | str, out: Path | str, step: int | None = None) -
     run, out = run if isinstance(run, Run) else Run.open(run), Path(out)
     refuse_taken(out)
     if importlib.util.find_spec("transformers") is None:
-        raise ConfigError(f"{out}: exporting needs transformers; install the extra, pip install -e '.[hub]'")
+        raise ConfigError(f"{out}: exporting needs transformers; install the extra with scripts/install hub")
     model, _ = load_model(run.root, step)
     tokenizer = _tokenizer(run, run.config())
     with new_folder(out) as folder:
@@ -136,7 +138,7 @@ def _tokenizer(run: Run, config: Config) -> ExportTokenizer:
     """The tokenizer of an imported run or of a token store, whose separator is both BOS and end of text."""
     if run.tokenizer_path.exists():
         tokenizer = Tokenizer.from_file(str(run.tokenizer_path))
-        source = json.loads(run.source_path.read_text())
+        source = read_record(run.source_path, "sinkpretrain import")
         bos, eos = (None if source[key] is None else tokenizer.id_to_token(source[key]) for key in ("bos_id", "eos_id"))
     else:
         store = TokenStore.open(config.data.store)

@@ -42,6 +42,11 @@ class GgufFile:
         self.tensors = {tensor.name: tensor for tensor in reader.tensors}
         self._refuse()
 
+    @property
+    def elements(self) -> int:
+        """How many numbers its tensors have."""
+        return sum(int(tensor.n_elements) for tensor in self.tensors.values())
+
     def weights(self) -> str:
         """How the file stores the weights, and what that means for the model."""
         from gguf import LlamaFileType

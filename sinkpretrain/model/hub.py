@@ -5,9 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sinkpretrain.config import ROPE_SCALINGS, ModelConfig
+from sinkpretrain.config import ModelConfig
 from sinkpretrain.errors import ConfigError
 from sinkpretrain.model.llama import Llama
+from sinkpretrain.model_config import ROPE_SCALINGS
 
 MODEL_TYPES = ("llama", "mistral")
 

@@ -1,7 +1,7 @@
 """Where a model from outside lies (a hub id, a Hugging Face folder, a GGUF file), and reading it with transformers."""
 
 import importlib.util
-import json
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +15,10 @@ import torch
 from safetensors import safe_open
 
 from sinkpretrain.config import ModelConfig
-from sinkpretrain.errors import ConfigError, DataError
+from sinkpretrain.errors import ConfigError, DataError, SinkpretrainError
 from sinkpretrain.model.gguf import GgufFile, is_gguf
 from sinkpretrain.model.hub import MODEL_TYPES, model_config
+from sinkpretrain.model.stranger import read_json, refuse_absurd, refuse_outside
 
 ACCEPTED = (
     "a run folder, a Hugging Face folder, a GGUF file, or a Hugging Face hub id (owner/name or owner/name@revision)"
@@ -100,13 +101,15 @@ def read(source: Source) -> HubModel:
     own |= {"local_files_only": True, "trust_remote_code": False}
     file = GgufFile(source.path) if source.kind == "gguf" else None
     if file is None:
+        refuse_outside(source.path, source.files())
         _refuse_other_architecture(Path(where))
     with _reading(source):
         hub_config = transformers.AutoConfig.from_pretrained(folder, **own)
-    if file is not None:
-        hub_config.rope_parameters = file.rope_parameters(hub_config) or hub_config.rope_parameters
-    config = model_config(hub_config, where)
-    weights = file.weights() if file is not None else _dtypes(source)
+        if file is not None:
+            hub_config.rope_parameters = file.rope_parameters(hub_config) or hub_config.rope_parameters
+        config = model_config(hub_config, where)
+        weights, stored = (file.weights(), file.elements) if file is not None else _stored(source)
+    refuse_absurd(config, stored, where)
     with _reading(source):
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **own)
     with _reading(source):
@@ -135,6 +138,8 @@ def _reading(source: Source) -> Iterator[None]:
     """Errors of transformers, which have no common class, as one sentence that names the source."""
     try:
         yield
+    except SinkpretrainError:
+        raise
     except Exception as error:
         raise DataError(f"{source.given}: transformers cannot read it ({first_line(error)})") from error
 
@@ -164,16 +169,13 @@ def _transformers(source: Source) -> ModuleType:
     """The library, with what it reads GGUF files with, or a sentence that names the extra."""
     for package in ("transformers", "accelerate", "gguf") if source.kind == "gguf" else ("transformers",):
         if importlib.util.find_spec(package) is None:
-            raise ConfigError(f"{source.given}: reading it needs {package}; install the extra, pip install -e '.[hub]'")
+            raise ConfigError(f"{source.given}: reading it needs {package}; install the extra with scripts/install hub")
     return importlib.import_module("transformers")
 
 
 def _refuse_other_architecture(path: Path) -> None:
     """Before transformers sees it: it would ask to run the code of an architecture that it does not know."""
-    try:
-        kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
-    except (ValueError, AttributeError) as error:
-        raise DataError(f"{path}: cannot be read as a JSON object ({error})") from error
+    kind = read_json(path).get("model_type")
     if kind not in MODEL_TYPES:
         raise ConfigError(
             f"{path}: model_type {kind!r} is not one of {', '.join(MODEL_TYPES)}; other architectures have other "
@@ -190,9 +192,9 @@ def _refuse_other_weights(info: dict[str, Any], where: str) -> None:
         raise DataError(f"{where}: its weights are not those of its configuration: it {found}")
 
 
-def _dtypes(source: Source) -> str:
-    """The data types that the safetensors files store."""
-    found = set()
+def _stored(source: Source) -> tuple[str, int]:
+    """The data types that the safetensors files store, and how many numbers."""
+    found, count = set(), 0
     paths = [path for path in source.files() if path.suffix == ".safetensors"]
     if not paths:
         others = ", ".join(sorted(path.name for path in source.path.glob("*.bin"))) or "no weights at all"
@@ -202,5 +204,7 @@ def _dtypes(source: Source) -> str:
         )
     for path in paths:
         with safe_open(path, framework="pt") as file:
-            found |= {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
-    return ", ".join(sorted(found))
+            for tensor in map(file.get_slice, file.keys()):
+                found.add(tensor.get_dtype())
+                count += math.prod(tensor.get_shape())
+    return ", ".join(sorted(found)), count

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from sinkpretrain import checkpoints
+from sinkpretrain.checkpoints import Checkpoint
 from sinkpretrain.config import Config, DataConfig
 from sinkpretrain.data.tokenizer import load_tokenizer, separator_id
 from sinkpretrain.errors import DataError
@@ -70,7 +71,7 @@ def _write(run: Run, out: Path, source: Source, read: HubModel, model: Llama, mo
         data=DataConfig(bos="window" if begins_with_bos else "none"),
     )
     run.create(config)
-    checkpoints.write(run.checkpoints, 0, model.state_dict(), {}, {"seconds": 0.0, "tokens": 0}, keep=2)
+    checkpoints.write(run.checkpoints, Checkpoint(step=0, model=model.state_dict()), keep=2)
     write_atomically(run.tokenizer_path, read.tokenizer_json.encode())
     window = sliding_window(read.model.config)
     record = {

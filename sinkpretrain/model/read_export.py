@@ -29,12 +29,12 @@ def main(folder: Path, parity: Path) -> None:
     """Write the logits of the folder's model and the token ids of its tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    own = {"trust_remote_code": True, "local_files_only": True}
+    own = {"trust_remote_code": True, "local_files_only": True}  # its code is what `exporting` has just written there
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **own).eval()
     tokens_BT = load_file(parity / "tokens.safetensors")["tokens_BT"]
     logits_BTV = model(tokens_BT, use_cache=False).logits
     save_file({"logits_BTV": logits_BTV.contiguous()}, parity / "logits.safetensors")
-    tokenizer = AutoTokenizer.from_pretrained(folder, **own)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     ids = tokenizer((parity / "text.txt").read_text(encoding="utf-8"))["input_ids"]
     (parity / "ids.json").write_text(json.dumps(ids))
 

@@ -51,7 +51,7 @@ def _stores(runs: Sequence[Run]) -> list[str]:
         manifests.setdefault(config_of(run).data.store, read_json(run, run.data_manifest_path.name))
     lines = []
     for place, (store, manifest) in enumerate(manifests.items()):
-        if isinstance(manifest, dict) and "recipe" in manifest:
+        if isinstance(manifest, dict) and isinstance(manifest.get("recipe"), dict):  # of a text, a line could end it
             file = "recipe.yaml" if len(manifests) == 1 else f"recipe_{place}.yaml"
             recipe = yaml.safe_dump(manifest["recipe"], sort_keys=False, allow_unicode=True).rstrip()
             lines += [f"cat > {file} << '{RECIPE_END}'", *recipe.split("\n"), RECIPE_END]
@@ -64,6 +64,8 @@ def _sweep(scope: Scope, experiment: dict[str, Any]) -> list[str]:
     source = str(experiment["source"])
     command = ["sweep", source, "--out", AGAIN]
     try:
+        if not Path(source).is_file():  # nor a device that never ends
+            raise ConfigError(f"{source}: no such file")
         planned = {member.folder: identity(member.config) for member in read_experiment(source).members}
     except ConfigError as error:
         return [f"# not checked against its file: {' '.join(str(error).split())}", _line(command)]
@@ -73,7 +75,10 @@ def _sweep(scope: Scope, experiment: dict[str, Any]) -> list[str]:
     if same and all(one == given for one in changed):
         return [_line([*command, *(part for key, value in given.items() for part in (f"--{key}", _yaml(value)))])]
     runs = [_line(_begin(run, f"{AGAIN}/{experiment['name']}/{run.root.name}")) for run in scope.trained]
-    return [f"# {source} now says something else than what these runs were started with; one by one:", *runs]
+    return [
+        f"# {' '.join(source.split())} now says something else than what these runs were started with; one by one:",
+        *runs,
+    ]
 
 
 def _changed(planned: Mapping[str, Any], config: Config) -> dict[str, Any]:

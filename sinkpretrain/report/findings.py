@@ -74,7 +74,7 @@ def _intervention_table(run: Run, name: str) -> str:
             "untouched" if condition == UNTOUCHED else condition,
             NOTHING if strength is None else f"{strength:g}",
             str(position),
-            *(_spread([row[quantity] for row in of], form) for quantity, _, form in QUANTITIES),
+            *(_spread([row.get(quantity) for row in of], form) for quantity, _, form in QUANTITIES),
         ]
         for (condition, strength, position), of in by_condition(record).items()
     ]

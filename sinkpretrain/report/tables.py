@@ -101,5 +101,5 @@ def read_json(run: Run, file: str) -> Any:
     path = run.root / file
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is not JSON ({error}); the record was altered") from None

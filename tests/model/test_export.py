@@ -66,9 +66,9 @@ def make_run(tmp_path, bpe):
         model, generator = Llama(config.model), torch.Generator().manual_seed(7)
         for parameter in model.parameters():
             parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)
-        checkpoints.write(run.checkpoints, 4, model.state_dict(), {}, {}, keep=2)
+        checkpoints.write(run.checkpoints, checkpoints.Checkpoint(step=4, model=model.state_dict()), keep=2)
         run.tokenizer_path.write_text(bpe)
-        write_json(run.source_path, {"bos_id": 0, "eos_id": 0})
+        write_json(run.source_path, {"source": "invented", "bos_id": 0, "eos_id": 0})
         return run
 
     return make

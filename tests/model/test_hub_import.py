@@ -228,5 +228,5 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence(monkeypatch):
 def test_a_missing_extra_is_named(hub_folder, monkeypatch):
     folder, _ = hub_folder()
     monkeypatch.setattr(hub_source.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"needs transformers; install the extra, pip install -e '\.\[hub\]'"):
+    with pytest.raises(ConfigError, match=r"needs transformers; install the extra with scripts/install hub"):
         sp.load_model(folder)

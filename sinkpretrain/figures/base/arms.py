@@ -10,6 +10,7 @@ import numpy as np
 
 from sinkpretrain.config import Config
 from sinkpretrain.errors import DataError
+from sinkpretrain.records import read_arrays
 from sinkpretrain.runs import Run
 
 Axis = Literal["tokens", "step", "seconds"]
@@ -103,8 +104,15 @@ def last_probe(run: Run, array: str) -> np.ndarray | None:
     steps = run.probe_steps()
     if not steps:
         return None
-    with np.load(run.probe_path(steps[-1]), allow_pickle=False) as record:  # reads the one array, not all
-        return np.asarray(record[array], dtype=np.float64) if array in record.files else None
+    record = read_arrays(run.probe_path(steps[-1]), f"sinkpretrain probe {run.root}", [array])
+    return _numbers(record[array], run.probe_path(steps[-1]), array) if array in record else None
+
+
+def _numbers(array: np.ndarray, path: Path, name: str) -> np.ndarray:
+    try:
+        return np.asarray(array, dtype=np.float64)
+    except ValueError:
+        raise DataError(f"{path}: {name} does not hold numbers; the record was altered") from None
 
 
 def furthest(arm: Arm) -> list[Run]:
