@@ -8,96 +8,9 @@ from typing import Any, Literal
 from sinkpretrain import registry
 from sinkpretrain.errors import ConfigError, check
 from sinkpretrain.mappings import build, merge, read_yaml
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttentionConfig:
-    """Attention = weights (how scores become weights) x output transforms (between the mixed values and W_O)."""
-
-    weights: dict[str, Any] = field(default_factory=lambda: {"name": "softmax"})
-    output: list[dict[str, Any]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        """Refuse unknown kinds; options are checked where the kind is built. Weights without a name are softmax."""
-        object.__setattr__(self, "weights", {"name": "softmax", **self.weights})
-        for key, kind, entries in (
-            ("weights", "attention.weights", [self.weights]),
-            ("output", "attention.output", self.output),
-        ):
-            for entry in entries:
-                if entry.get("name") not in registry.names(kind):
-                    allowed = ", ".join(registry.names(kind))
-                    raise ConfigError(f"model.attention.{key}: name {entry.get('name')!r} is not one of {allowed}")
-
-
-# Ways to stretch RoPE to a longer context (linear: 2306.15595; llama3: 2407.21783), each with the numbers it needs.
-ROPE_SCALINGS = {
-    "linear": ("factor",),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_context_length"),
-}
-
-
-def _check_rope_scaling(given: Mapping[str, Any]) -> None:
-    """Refuse another kind, numbers missing or too many, and a band of frequencies without width."""
-    key, name, numbers = "model.rope_scaling", given.get("name"), sorted(set(given) - {"name"})
-    if name not in ROPE_SCALINGS:
-        raise ConfigError(f"{key}.name: {name!r} is not one of {', '.join(ROPE_SCALINGS)}; null means no scaling")
-    if numbers != sorted(ROPE_SCALINGS[name]):
-        needed = ", ".join(ROPE_SCALINGS[name])
-        raise ConfigError(f"{key}: '{name}' needs {needed}; given: {', '.join(numbers) or 'none of them'}")
-    for number in numbers:
-        is_positive = isinstance(given[number], int | float) and given[number] > 0
-        check(is_positive, f"{key}.{number}", given[number], "a number > 0")
-    if name == "llama3":
-        low, high = given["low_freq_factor"], given["high_freq_factor"]
-        check(high > low, f"{key}.high_freq_factor", high, f"> low_freq_factor ({low})")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The shape of a Llama. `vocab_size: null` in a file means: the token store's vocabulary."""
-
-    vocab_size: int | None = None
-    n_layers: int = 4
-    n_heads: int = 4
-    n_kv_heads: int | None = None  # None: one for every query head
-    d_model: int = 128
-    d_ff: int = 384
-    context_length: int = 256  # tokens
-    rope_theta: float = 10_000.0
-    rope_scaling: dict[str, Any] | None = None  # `name`, one of ROPE_SCALINGS, and its numbers
-    norm_eps: float = 1e-5
-    tie_embeddings: bool = False
-    init: Literal["gpt2", "fan_in"] = "gpt2"
-    attention: AttentionConfig = field(default_factory=AttentionConfig)
-
-    def __post_init__(self) -> None:
-        """Refuse shapes that cannot be built; accept a plain mapping as `attention`."""
-        if isinstance(self.attention, Mapping):
-            object.__setattr__(self, "attention", build(AttentionConfig, self.attention, "model.attention"))
-        if self.rope_scaling is not None:
-            _check_rope_scaling(self.rope_scaling)
-        for name in ("n_layers", "n_heads", "d_model", "d_ff"):
-            check(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), ">= 1")
-        check(self.vocab_size is None or self.vocab_size >= 2, "model.vocab_size", self.vocab_size, ">= 2, or null")
-        check(self.context_length >= 2, "model.context_length", self.context_length, ">= 2 tokens")
-        check(self.rope_theta > 0, "model.rope_theta", self.rope_theta, "> 0")
-        check(self.norm_eps > 0, "model.norm_eps", self.norm_eps, "> 0")
-        head_size_is_even = self.d_model % self.n_heads == 0 and (self.d_model // self.n_heads) % 2 == 0
-        check(head_size_is_even, "model.d_model", self.d_model, f"an even multiple of n_heads ({self.n_heads})")
-        if self.n_kv_heads is not None:
-            divides = self.n_kv_heads >= 1 and self.n_heads % self.n_kv_heads == 0
-            check(divides, "model.n_kv_heads", self.n_kv_heads, f"a divisor of n_heads ({self.n_heads}), or null")
-
-    @property
-    def head_size(self) -> int:
-        """Channels of one head."""
-        return self.d_model // self.n_heads
-
-    @property
-    def kv_heads(self) -> int:
-        """Number of key-value heads."""
-        return self.n_kv_heads or self.n_heads
+from sinkpretrain.model_config import AttentionConfig as AttentionConfig
+from sinkpretrain.model_config import ModelConfig as ModelConfig
+from sinkpretrain.shapes import plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +69,27 @@ class ScheduleConfig:
         check(self.warmup_steps >= 0, "schedule.warmup_steps", self.warmup_steps, ">= 0")
         for name in ("final_fraction", "decay_fraction"):
             check(0 <= getattr(self, name) <= 1, f"schedule.{name}", getattr(self, name), "0 <= value <= 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardConfig:
+    """What happens to a step whose update would do harm: the run stops before it, or leaves it out and goes on.
+
+    A spike is a loss far above those of the steps before it: by `spike_deviations` of their standard deviations, and by
+    `spike_nats`.
+    """
+
+    nonfinite: Literal["stop", "skip"] = "stop"  # a NaN or infinite loss or gradient
+    spike: Literal["stop", "skip", "off"] = "stop"
+    spike_deviations: float = 6.0
+    spike_nats: float = 1.0  # nats a token
+    patience: int = 10  # steps left out in a row; one more stops the run
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        for name in ("spike_deviations", "spike_nats"):
+            check(getattr(self, name) > 0, f"guard.{name}", getattr(self, name), "> 0")
+        check(self.patience >= 1, "guard.patience", self.patience, ">= 1 step")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,6 +154,8 @@ class WandbConfig:
     project: str = "sinkpretrain"
 
 
+LONGEST_NAME = 200  # characters: it becomes a folder
+
 # Keys that say where and with what a run is worked on, not which run it is: it may go on under others.
 PLACEMENT = ("devices", "nodes", "strategy", "timeout", "micro_batch_size", "data.workers", "wandb")
 
@@ -246,6 +182,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     probes: ProbesConfig = field(default_factory=ProbesConfig)
     checkpoints: CheckpointsConfig = field(default_factory=CheckpointsConfig)
@@ -253,8 +190,11 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuse values out of range and a batch that does not divide."""
+        for name in ("name", "variant"):
+            given, allowed = getattr(self, name), f"{plain.__doc__}, of {LONGEST_NAME} characters at most"
+            check(plain(given) and len(given) <= LONGEST_NAME, name, given, allowed)
         for name in ("tokens", "global_batch_size", "micro_batch_size", "devices", "nodes", "log_every"):
-            check(getattr(self, name) >= 1, name, getattr(self, name), ">= 1")
+            check(1 <= getattr(self, name) < 2**63, name, getattr(self, name), "1 <= value < 2^63")
         check(0 <= self.seed < 2**32, "seed", self.seed, "0 <= value < 2^32")
         check(0 <= self.data.seed < 2**32, "data.seed", self.data.seed, "0 <= value < 2^32")
         check(self.timeout > 0, "timeout", self.timeout, "> 0 seconds")

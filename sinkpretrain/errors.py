@@ -3,6 +3,8 @@
 A message is one sentence or two: which file or key, what was found, what is allowed, what to do.
 """
 
+from collections.abc import Sequence
+
 
 class SinkpretrainError(Exception):
     """Something went wrong that the user can understand and act on."""
@@ -23,9 +25,20 @@ class DataError(SinkpretrainError, ValueError):
 
 
 class NonFiniteError(SinkpretrainError, ArithmeticError):
-    """The loss or its gradient became NaN or infinite; no update was made with it."""
+    """The loss or its gradient became NaN or infinite, or the loss jumped; no update was made with it.
+
+    `windows` are the training windows of that step that are to be looked at.
+    """
 
     exit_code = 4
+
+    def __init__(self, message: str, windows: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.windows = list(windows)
+
+
+class DiskFullError(SinkpretrainError):
+    """Something could not be written for lack of room; what was written before stands."""
 
 
 class ResumeError(SinkpretrainError, ValueError):

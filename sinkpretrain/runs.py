@@ -1,7 +1,7 @@
 """The run folder: where everything is, the state of a run, its metrics, probes and manifests.
 
 ```
-<run>/config.yaml  environment.json  data_manifest.json  status.json  metrics.jsonl
+<run>/config.yaml  environment.json  data_manifest.json  initial_weights.json  status.json  metrics.jsonl
 <run>/probes/step_00000512.npz   arrays named <metric>/<array>, by layer, head or position
 <run>/checkpoints/step_00001000/
 <run>/interventions/isolate_position.json   what an intervention and its controls moved
@@ -23,11 +23,27 @@ import yaml
 
 from sinkpretrain.config import Config
 from sinkpretrain.errors import ConfigError, DataError, ResumeError
-from sinkpretrain.files import hold, write_atomically, write_json, write_whole
+from sinkpretrain.files import (
+    append_line,
+    hold,
+    make_folder,
+    remove_leftovers,
+    sync,
+    write_arrays,
+    write_atomically,
+    write_json,
+)
 from sinkpretrain.mappings import build, read_yaml, to_mapping
-from sinkpretrain.records import ABOUT, changes, identity, read_record
+from sinkpretrain.records import ABOUT, changes, identity, read_arrays, read_record
+from sinkpretrain.results import Results
 
 State = Literal["running", "done", "failed", "preempted"]
+ENVIRONMENT, DATA_MANIFEST = "environment.json", "data_manifest.json"
+
+
+def yaml_of(config: Config) -> bytes:
+    """A configuration as the file of a run."""
+    return yaml.safe_dump(to_mapping(config), sort_keys=False).encode()
 
 
 def progress_text(values: Mapping[str, float]) -> str:
@@ -36,11 +52,14 @@ def progress_text(values: Mapping[str, float]) -> str:
     return "  ".join(text.format(values[name]) for name, text in shown.items() if name in values)
 
 
-class Run:
-    """One run folder. Making the object touches nothing on disk."""
+def _is_row(row: Any) -> bool:
+    """Whether a line of metrics.jsonl is what training writes; a diverged loss is NaN."""
+    is_mapping = isinstance(row, dict) and type(row.get("step")) is int and row["step"] >= 0
+    return is_mapping and all(type(value) in (int, float) for value in row.values())
 
-    def __init__(self, root: Path | str) -> None:
-        self.root = Path(root)
+
+class Run(Results):
+    """One run folder. Making the object touches nothing on disk."""
 
     def __repr__(self) -> str:
         return f"Run({str(self.root)!r})"
@@ -75,6 +94,11 @@ class Run:
         return self.root / "checkpoints"
 
     @property
+    def initial_weights_path(self) -> Path:
+        """Shape and SHA-256 of each weight before the first step, by which runs can tell that they began alike."""
+        return self.root / "initial_weights.json"
+
+    @property
     def source_path(self) -> Path:
         """Where a model that was imported, not trained here, came from; there is no such file in other runs."""
         return self.root / "source.json"
@@ -91,15 +115,28 @@ class Run:
 
     def created(self) -> str:
         """When the run began, as ISO text in UTC; empty where that is not recorded."""
-        path = self.root / "environment.json"
-        return str(json.loads(path.read_text()).get("created", "")) if path.exists() else ""
+        return str(self.environment().get("created", ""))
+
+    def environment(self) -> dict[str, Any]:
+        """What the run began on, and under `resumed` what it went on on; empty where that is not recorded.
+
+        Raises:
+            DataError: it is not JSON.
+        """
+        path = self.root / ENVIRONMENT
+        return read_record(path, "sinkpretrain train") if path.exists() else {}
+
+    def note_resumption(self, now: Mapping[str, Any]) -> None:
+        """Record what this process runs on, beside what the run began on."""
+        before = self.environment()
+        write_json(self.root / ENVIRONMENT, {**before, "resumed": [*before.get("resumed", []), now]})
 
     def config(self) -> Config:
         """The run's configuration."""
         return build(Config, read_yaml(self.config_path), "")
 
-    def create(self, config: Config) -> None:
-        """Make the folder and write the configuration.
+    def create(self, config: Config, records: Mapping[str, Any] | None = None) -> None:
+        """Make the folder, write these records by file name, and the configuration last: with it the folder is a run.
 
         Raises:
             ResumeError: the folder holds a run already.
@@ -108,8 +145,9 @@ class Run:
             raise ResumeError(
                 f"{self.root}: holds a run already; continue it with --resume {self.root}, or give another --out"
             )
-        self.root.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.config_path, yaml.safe_dump(to_mapping(config), sort_keys=False).encode())
+        for name, record in (records or {}).items():
+            write_json(self.root / name, record)
+        write_atomically(self.config_path, yaml_of(config))
 
     def refuse_other_config(self, config: Config) -> None:
         """Raise where this run was started with another configuration, naming each difference.
@@ -126,11 +164,11 @@ class Run:
     @property
     def data_manifest_path(self) -> Path:
         """The manifest of the token store that the run reads."""
-        return self.root / "data_manifest.json"
+        return self.root / DATA_MANIFEST
 
     def refuse_other_data(self, fingerprint: str) -> None:
         """Raise where this run was started on another token store."""
-        before = json.loads(self.data_manifest_path.read_text())["fingerprint"]
+        before = str(read_record(self.data_manifest_path, "sinkpretrain train").get("fingerprint"))
         if before != fingerprint:
             raise ResumeError(
                 f"{self.root}: was started on another token store (fingerprint {before[:12]}, now {fingerprint[:12]}); "
@@ -144,7 +182,7 @@ class Run:
         Raises:
             ResumeError: another process holds it.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
+        make_folder(self.root)
         file = hold(self.root / ".lock")
         if file is None:
             raise ResumeError(f"{self.root}: is in use by another process; wait for it, or give another --out")
@@ -152,9 +190,13 @@ class Run:
             yield
 
     def status(self) -> dict[str, Any]:
-        """`state`, `step` and more of the last write; empty before the first."""
+        """`state`, `step` and more of the last write; empty before the first.
+
+        Raises:
+            DataError: it is not JSON.
+        """
         path = self.root / "status.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        return read_record(path, "sinkpretrain train") if path.exists() else {}
 
     def write_status(self, state: State, **more: Any) -> None:
         """Replace the state, keep the other entries that are not given anew."""
@@ -173,17 +215,31 @@ class Run:
         for number, line in enumerate(lines[:-1], 1):
             try:
                 rows.append(json.loads(line))
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 raise DataError(f"{self.metrics_path}: line {number} is not JSON; the record was altered") from None
+            if not _is_row(rows[-1]):
+                raise DataError(f"{self.metrics_path}: line {number} is not a step and numbers; the record was altered")
         return rows
 
     def append_metrics(self, row: dict[str, float]) -> None:
-        """Add one line; it is in the operating system's hands when this returns."""
-        with self.metrics_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        """Add one line; it is in the operating system's hands when this returns.
+
+        Raises:
+            DiskFullError: there is no room.
+        """
+        append_line(self.metrics_path, json.dumps(row))
+
+    def sync(self) -> None:
+        """Let everything that was recorded so far outlast a power cut, as a checkpoint does."""
+        probes = self.root / "probes"
+        for path in (self.metrics_path, probes, self.root):
+            if path.exists():
+                sync(path)
 
     def cut_metrics(self, step: int) -> None:
         """Drop the lines after `step`, and the probes, so that a resumed run writes each step once."""
+        for folder in (self.root, self.root / "probes"):
+            remove_leftovers(folder)
         kept = [row for row in self.metrics() if row["step"] <= step]
         write_atomically(self.metrics_path, "".join(json.dumps(row) + "\n" for row in kept).encode())
         for late in [late for late in self.probe_steps() if late > step]:
@@ -213,64 +269,13 @@ class Run:
         if not steps or (step is not None and step not in steps):
             found = f"there are {steps}" if steps else "there are none"
             raise DataError(f"{self.root}: no probe record{'' if step is None else f' of step {step}'}; {found}")
-        with np.load(self.probe_path(steps[-1] if step is None else step), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-
-    def intervention_path(self, name: str) -> Path:
-        """Where the record of an intervention is."""
-        return self.root / "interventions" / f"{name}.json"
-
-    def interventions(self) -> list[str]:
-        """Names of the interventions with a record, sorted."""
-        return sorted(path.stem for path in self.root.glob("interventions/*.json"))
-
-    def intervention(self, name: str) -> dict[str, Any]:
-        """The record of an intervention: `about`, and `rows`, one for each condition and seed of text.
-
-        Raises:
-            DataError: no such record, or one that is not JSON.
-        """
-        return read_record(self.intervention_path(name), f"sinkpretrain intervene {self.root} --with {name}")
-
-    @property
-    def heads_path(self) -> Path:
-        """What calibrating each head alone does to calibration items, and the heads that the rules choose."""
-        return self.root / "act" / "heads.json"
-
-    @property
-    def act_maps_path(self) -> Path:
-        """Mean attention maps of the calibrated heads, before and after."""
-        return self.root / "act" / "maps.npz"
-
-    def heads(self) -> dict[str, Any]:
-        """The record of the head search.
-
-        Raises:
-            DataError: no such record, or one that is not JSON.
-        """
-        return read_record(self.heads_path, f"sinkpretrain calibrate {self.root} --tasks TASK ...")
-
-    def evaluation_path(self, task_set: str) -> Path:
-        """Where the record of an evaluation on a set of tasks is."""
-        return self.root / "eval" / f"{task_set}.json"
-
-    def evaluations(self) -> list[str]:
-        """Names of the task sets with a record, sorted."""
-        return sorted(path.stem for path in self.root.glob("eval/*.json"))
-
-    def evaluation(self, task_set: str) -> dict[str, Any]:
-        """The record of an evaluation: `about`, and `conditions` by name, each item by item.
-
-        Raises:
-            DataError: no such record, or one that is not JSON.
-        """
-        tasks = task_set.replace("+", " ")
-        return read_record(self.evaluation_path(task_set), f"sinkpretrain eval {self.root} --tasks {tasks}")
+        path = self.probe_path(steps[-1] if step is None else step)
+        return read_arrays(path, f"sinkpretrain probe {self.root}")
 
     def write_probe(self, step: int, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
         """Write the probe record of a step, whole or not at all; `about` says on which text it was measured."""
         arrays = {**arrays, ABOUT: np.array(json.dumps(about))}
-        write_whole(self.probe_path(step), lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+        write_arrays(self.probe_path(step), arrays)
 
     def refuse_other_text(self, step: int, about: Mapping[str, Any]) -> None:
         """Raise where a step's probe record is of another text, so that its metrics could not be read together."""

@@ -1,6 +1,5 @@
 """What is probed and intervened on: a checkpoint, the text it runs on, and the run folder that keeps the records."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from sinkpretrain.model.importing import import_model
 from sinkpretrain.model.llama import Llama, next_token_loss, perplexity
 from sinkpretrain.model.load import load_model
 from sinkpretrain.probing import Probe, Record
-from sinkpretrain.records import about_held_out
+from sinkpretrain.records import about_held_out, read_record
 from sinkpretrain.runs import Run
 
 MODELS = Path("runs/models")  # where models that were named by their source are imported to
@@ -110,7 +109,7 @@ def open_run(source: Path | str) -> Run:
     if not folder.exists():
         return import_model(source, folder)
     run = Run.open(folder)
-    before = json.loads(run.source_path.read_text())["source"]
+    before = read_record(run.source_path, "sinkpretrain import")["source"]
     if before != str(source):
         raise ConfigError(f"{folder}: holds the model of {before}; import {source} to another folder and name that")
     return run
@@ -203,7 +202,7 @@ def _store(run: Run, config: Config, request: TextRequest, tokenizer: Tokenizer,
         return TokenStore.open(config.data.store)
     if config.data.store:
         return read_text(request.path, tokenizer, TokenStore.open(config.data.store).separator)
-    source = json.loads(run.source_path.read_text())
+    source = read_record(run.source_path, "sinkpretrain import")
     separator = source["bos_id"] if bos != "none" and source["bos_id"] is not None else source["separator_id"]
     if separator is None:
         raise ConfigError(f"{run.root}: its tokenizer has neither a BOS nor a token between documents")

@@ -203,15 +203,24 @@ def test_records_of_act_and_evaluations(run):
         run.heads()
     with pytest.raises(DataError, match=rf"make it with sinkpretrain eval {run.root} --tasks arc_easy piqa"):
         run.evaluation("arc_easy+piqa")
+    model = {"run": "softmax-s0", "step": 12, "sha256": "0"}
+    evaluation = {"about": {"model": model, "tasks": ["paper"], "fewshot": 0}, "conditions": {}}
     for name in ("paper", "embedded"):
-        write_json(run.evaluation_path(name), {"about": {}, "conditions": {}})
-    write_json(run.heads_path, {"heads": []})
+        write_json(run.evaluation_path(name), evaluation)
+    heads = {"model": model, "settings": {}, "tasks": {}, "items": 0, "layers": [], "vanilla": {}, "heads": []}
+    heads |= {"saw_sink": 0, "rules": {"paper": [], "corrected": []}}
+    write_json(run.heads_path, heads)
     assert run.evaluations() == ["embedded", "paper"]
-    assert run.evaluation("paper") == {"about": {}, "conditions": {}}
-    assert run.heads() == {"heads": []}
+    assert run.evaluation("paper") == evaluation
+    assert run.heads() == heads
+    write_json(run.heads_path, {**heads, "items": -1})
+    with pytest.raises(DataError, match="items is -1, not a whole number, 0 or more; the record was altered"):
+        run.heads()
     run.heads_path.write_text('{"heads": [')
     with pytest.raises(DataError, match="is not JSON"):
         run.heads()
     write_json(run.evaluation_path("paper"), [1])
-    with pytest.raises(DataError, match="holds a list, not a record; make it again with sinkpretrain eval"):
+    with pytest.raises(
+        DataError, match="it is \\[1\\], not a mapping; the record was altered, make it again with sinkpretrain eval"
+    ):
         run.evaluation("paper")

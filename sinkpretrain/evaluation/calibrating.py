@@ -17,8 +17,9 @@ from sinkpretrain.evaluation.items import Item, disjoint, items, receiving_span
 from sinkpretrain.evaluation.maps import write_maps
 from sinkpretrain.evaluation.scoring import Question
 from sinkpretrain.evaluation.tasks import load_tasks, text_of
-from sinkpretrain.files import write_json, write_whole
+from sinkpretrain.files import write_arrays, write_json
 from sinkpretrain.model.load import load_model
+from sinkpretrain.records import read_arrays
 from sinkpretrain.runs import Run
 
 USUAL_ITEMS = 100
@@ -136,7 +137,7 @@ def write_outcomes(run: Run, outcomes: Outcomes, counts: Sequence[int]) -> None:
     """Keep every item's outcomes, for heads that fewer items would choose."""
     arrays = {field.name: np.asarray(getattr(outcomes, field.name)) for field in fields(outcomes)}
     arrays["task_I"] = np.repeat(np.arange(len(counts)), counts)
-    write_whole(run.heads_path.with_name("outcomes.npz"), lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+    write_arrays(run.heads_path.with_name("outcomes.npz"), arrays)
 
 
 def chosen_by(run: Run, rule: str, items_each: int | None) -> HeadList:
@@ -145,11 +146,8 @@ def chosen_by(run: Run, rule: str, items_each: int | None) -> HeadList:
     Raises:
         DataError: no head search there.
     """
-    path = run.heads_path.with_name("outcomes.npz")
-    if not path.exists():
-        raise DataError(f"{path}: no such record; make it with sinkpretrain calibrate {run.root} --tasks TASK ...")
-    with np.load(path, allow_pickle=False) as arrays:
-        given = {name: arrays[name] for name in arrays.files}
+    command = f"sinkpretrain calibrate {run.root} --tasks TASK ..."
+    given = read_arrays(run.heads_path.with_name("outcomes.npz"), command)
     task_I, heads = given.pop("task_I"), [(int(layer), int(head)) for layer, head in given.pop("heads")]
     rank_I = np.concatenate([np.arange(count) for count in np.bincount(task_I)])
     kept_I = rank_I < (items_each or len(rank_I))

@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sinkpretrain.attention.base import Mask
-from sinkpretrain.calibration import Settings, calibrate
+from sinkpretrain.calibration import Settings
+from sinkpretrain.calibration.act import applied
 from sinkpretrain.evaluation.scoring import Packed, Question, Score, question_length
-from sinkpretrain.files import write_whole
+from sinkpretrain.files import write_arrays
 from sinkpretrain.model.llama import Llama
+from sinkpretrain.records import read_arrays
 from sinkpretrain.taps import record
 
 Arrays = dict[str, NDArray[Any]]
@@ -83,9 +85,8 @@ class Search:
             path = self.folder / f"{self._key(some)}.npz"
             if not path.exists():
                 found = self._outcomes(self.questions[some], self.golds[some])
-                write_whole(path, lambda file, arrays=found: np.savez(file, **arrays))  # type: ignore[misc]
-            with np.load(path, allow_pickle=False) as arrays:
-                parts.append({name: arrays[name] for name in arrays.files})
+                write_arrays(path, found)
+            parts.append(read_arrays(path, "the same command, after deleting it"))
             self.progress(some.stop)
         return Outcomes.joined(self.heads, parts)
 
@@ -113,7 +114,7 @@ class Search:
         heads = self.heads
         packed = self._packed(questions)
         neutral = replace(self.settings, method="act", redistribution="proportional", columns="sinks", beta=1.0)
-        with calibrate(self.model, "all", neutral) as act, record(self.model, "resid_in") as taps:
+        with applied(self.model, "all", neutral) as act, record(self.model, "resid_in") as taps:
             x_BTC = self.model.residual(packed.tokens_BT, packed.document_BT, shared_prompt=True)
         before = graded(packed.scores(self.model, x_BTC), golds)
         saw_JI = np.ones((len(heads), len(questions)), dtype=np.bool_)
@@ -152,7 +153,7 @@ class Search:
         chosen_BH[torch.arange(batch), heads] = True
         x_BTC = resid_in[layer][items, :tokens]
         mask = Mask(tokens, x_BTC.device, packed.document_BT, shared_prompt=True)
-        with calibrate(self.model, [(layer, head) for head in set(heads)], self.settings) as act:
+        with applied(self.model, [(layer, head) for head in set(heads)], self.settings) as act:
             act.seams[layer].chosen = chosen_BH
             act.receivers_BT = packed.receivers_BT
             return packed.scores(self.model, self.model.through_blocks(x_BTC, mask, first=layer))

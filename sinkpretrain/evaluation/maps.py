@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from sinkpretrain.attention.base import Mask
-from sinkpretrain.calibration import Heads, Settings, calibrate
+from sinkpretrain.calibration import Heads, Settings
+from sinkpretrain.calibration.act import applied
 from sinkpretrain.data.tokenizer import token_text
 from sinkpretrain.evaluation.encoding import Encoder
-from sinkpretrain.files import write_whole
+from sinkpretrain.files import write_arrays
 from sinkpretrain.interventions.base import weights_of
 from sinkpretrain.model.llama import Llama
 from sinkpretrain.taps import record
@@ -35,7 +36,7 @@ def write_maps(
         return
     tokens_BT = torch.tensor([list(prompt)[:MOST_TOKENS]], device=model.embedding.weight.device)
     before_TS = mean_map(model, tokens_BT, heads)
-    with calibrate(model, heads, settings) as act:
+    with applied(model, heads, settings) as act:
         after_TS = mean_map(model, tokens_BT, heads)
         flags = [act.sinks[layer][0, head].double() for layer, head in heads]
     arrays = {
@@ -45,7 +46,7 @@ def write_maps(
         "tokens": np.array([token_text(encoder.tokenizer, token) for token in tokens_BT[0].tolist()]),
         "heads": np.array(json.dumps([list(head) for head in heads])),
     }
-    write_whole(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+    write_arrays(path, arrays)
 
 
 @torch.no_grad()

@@ -10,6 +10,8 @@ L is the number of layers, fan_in the number of a weight's columns. Norm gains s
 
 import hashlib
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +29,19 @@ def initialise(model: nn.Module, seed: int) -> None:
             std = _std(module, module_name, name, parameter, init, layers)
             if std is not None and not (module_name == "head" and parameter is model.embedding.weight):  # type: ignore[union-attr]
                 parameter.copy_(_normal(seed, f"{module_name}.{name}", parameter, std))
+
+
+def fingerprints(weights: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
+    """Shape and SHA-256 of each weight, by name: what runs that began alike have in common."""
+    return {name: {"shape": list(weight.shape), "sha256": _sha256(weight)} for name, weight in weights.items()}
+
+
+def _sha256(weight: Tensor) -> str:
+    """SHA-256 of a tensor's type, shape and bytes, in hexadecimal."""
+    array = weight.detach().cpu().contiguous()
+    digest = hashlib.sha256(f"{array.dtype} {tuple(array.shape)} ".encode())
+    digest.update(array.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _std(module: nn.Module, module_name: str, name: str, parameter: Tensor, init: str, layers: int) -> float | None:

@@ -76,6 +76,7 @@ class Block(nn.Module):
         self.attention = SelfAttention(config, layer)
         self.mlp_norm = RMSNorm(config.d_model, config.norm_eps)
         self.mlp = SwiGLU(config, layer)
+        self.dropout = nn.Dropout(config.dropout)
         self.tap_in = Tap("resid_in", layer)
         self.tap_out = Tap("resid_out", layer)
 
@@ -84,8 +85,8 @@ class Block(nn.Module):
     ) -> Tensor:
         """The residual stream after the block."""
         x_BTC = self.tap_in(x_BTC)
-        x_BTC = x_BTC + self.attention(self.attention_norm(x_BTC), table, mask, cache)
-        x_BTC = self.tap_out(x_BTC + self.mlp(self.mlp_norm(x_BTC)))
+        x_BTC = x_BTC + self.dropout(self.attention(self.attention_norm(x_BTC), table, mask, cache))
+        x_BTC = self.tap_out(x_BTC + self.dropout(self.mlp(self.mlp_norm(x_BTC))))
         return x_BTC
 
     @property
@@ -116,6 +117,7 @@ class Llama(nn.Module):
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
         self.rope = RoPE(config)
+        self.dropout = nn.Dropout(config.dropout)
         if not self.head.weight.is_meta:
             initialise(self, seed)
 
@@ -163,7 +165,7 @@ class Llama(nn.Module):
         if longest > self.config.context_length:
             limit = self.config.context_length
             raise ConfigError(f"{longest} tokens are more than the model's context length of {limit}")
-        return self.through_blocks(self.embedding(tokens_BT), mask, cache=cache)
+        return self.through_blocks(self.dropout(self.embedding(tokens_BT)), mask, cache=cache)
 
     def through_blocks(self, x_BTC: Tensor, mask: Mask, first: int = 0, cache: "KeyValueCache | None" = None) -> Tensor:
         """The residual stream after the last block, from the one that block `first` reads."""

@@ -37,6 +37,22 @@ def load_model(source: Path | str, step: int | None = None) -> tuple[Llama, Toke
     return llama_of(read.model, read.config, found.given), text_only(Tokenizer.from_str(read.tokenizer_json))
 
 
+def read_checkpoint(run: Run, step: int) -> checkpoints.Checkpoint:
+    """A checkpoint of a run, verified.
+
+    Raises:
+        ResumeError: it is missing or altered, or another run wrote it.
+    """
+    found = checkpoints.read(run.checkpoints, step)
+    writer, began = found.state.get("run"), run.created()
+    if writer and began and writer != began:
+        raise ResumeError(
+            f"{checkpoints.path_of(run.checkpoints, step)}: is of a run that began at {writer}, this one began at "
+            f"{began}; take it out of this folder"
+        )
+    return found
+
+
 def restore_weights(model: Llama, checkpoint: checkpoints.Checkpoint, *, assign: bool = False) -> None:
     """Put a checkpoint's weights into a model; a tied head is stored under the embedding's name.
 
@@ -65,7 +81,7 @@ def _of_run(run: Run, step: int | None) -> tuple[Llama, Tokenizer]:
             raise ResumeError(f"{run.root}: has no whole checkpoint {problems or ''}".rstrip())
     with torch.device("meta"):
         model = Llama(config.model)
-    restore_weights(model, checkpoints.read(run.checkpoints, step), assign=True)
+    restore_weights(model, read_checkpoint(run, step), assign=True)
     if run.tokenizer_path.exists():
         return model.eval(), load_tokenizer(run.tokenizer_path)
     return model.eval(), TokenStore.open(config.data.store).tokenizer()

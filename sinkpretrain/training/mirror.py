@@ -8,6 +8,7 @@ It sends nothing that it was not given: no console output, code, git state, host
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import sys
@@ -28,6 +29,7 @@ def main() -> None:
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # a cluster sends them to every process; this one ends with the training
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    logging.raiseExceptions = False  # W&B's own log on a full disk is no news for the user's terminal
     with contextlib.suppress(OSError):
         os.nice(10)
     try:

@@ -194,7 +194,7 @@ class Peers:
 def _is_of_communication(error: BaseException) -> bool:
     """Whether an exception says that a collective operation failed, which is another rank's doing."""
     return isinstance(error, distributed.DistError) or (
-        isinstance(error, RuntimeError) and any(name in str(error) for name in ("gloo", "NCCL"))
+        isinstance(error, RuntimeError) and any(name in str(error) for name in ("gloo", "pair closure", "NCCL"))
     )
 
 

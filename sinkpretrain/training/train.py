@@ -1,8 +1,9 @@
 """`train`: one run from its configuration to a finished run folder, or on from its newest checkpoint."""
 
+import hashlib
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,23 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from sinkpretrain import checkpoints
+from sinkpretrain.checkpoints import Checkpoint
 from sinkpretrain.config import Config
-from sinkpretrain.data.datamodule import WindowsDataModule
+from sinkpretrain.data.datamodule import WindowsDataModule, naming_lost_workers
 from sinkpretrain.data.store import TokenStore
-from sinkpretrain.errors import ConfigError, Preempted, ResumeError, SinkpretrainError
+from sinkpretrain.errors import (
+    ConfigError,
+    DiskFullError,
+    NonFiniteError,
+    Preempted,
+    ResumeError,
+    SinkpretrainError,
+)
 from sinkpretrain.files import write_json
 from sinkpretrain.model.flops import count_parameters, flops_per_token
-from sinkpretrain.model.load import restore_weights
-from sinkpretrain.runs import Run
+from sinkpretrain.model.initialisation import fingerprints
+from sinkpretrain.model.load import read_checkpoint
+from sinkpretrain.runs import DATA_MANIFEST, ENVIRONMENT, Run, yaml_of
 from sinkpretrain.training import environment
 from sinkpretrain.training.callbacks.checkpointing import Checkpointing
 from sinkpretrain.training.callbacks.presence import Presence
@@ -28,10 +38,12 @@ from sinkpretrain.training.callbacks.run_record import RunRecord
 from sinkpretrain.training.callbacks.stop_signals import StopSignals
 from sinkpretrain.training.callbacks.throughput import Throughput, peak_flops
 from sinkpretrain.training.callbacks.validation import Validation
+from sinkpretrain.training.callbacks.variant_check import VariantCheck
 from sinkpretrain.training.callbacks.weights_and_biases import WeightsAndBiases
 from sinkpretrain.training.joining import Group
 from sinkpretrain.training.module import PretrainModule
 from sinkpretrain.training.placement import Place, from_environment, placed
+from sinkpretrain.training.sharding import weights
 from sinkpretrain.training.supervisor import tell
 from sinkpretrain.training.trainer import make_trainer, on_gpu, quiet, refuse_impossible
 
@@ -53,27 +65,31 @@ def train(config: Config, out: Path | str, *, resume: bool = False) -> Run:
         SinkpretrainError: another rank of the run failed, is gone or does not answer.
     """
     run = Run(out)
-    config, store = _checked(run, config)
-    group = Group(config)
-    if group.place.rank > 0:  # rank 0 keeps the folder and speaks
-        logging.getLogger("sinkpretrain").setLevel(logging.ERROR)
-        group.follow()
-        with group.working():
-            _fit(run, config, store, _restore(run), group)
-        return run
-    with group.leading() as begin:
-        store.verify()
-        with run.lock():
+    place = from_environment() or Place()
+    with StopSignals(run, place) as signals:
+        config, store = _checked(run, config)
+        group = Group(config)
+        if place.rank > 0:  # rank 0 keeps the folder and speaks
+            logging.getLogger("sinkpretrain").setLevel(logging.ERROR)
+            group.follow()
+            with group.working():
+                _fit(run, config, store, _restore(run), group, signals)
+            return run
+        with group.leading() as begin, run.lock():
+            signals.ends_at_once = True  # the others are told
+            store.verify()
             if not _open(run, config, store, resume):
                 logger.info("%s: is done already", run.root)
                 return run
             tell(run=run.root.resolve())
             with _recording_the_end(run):
+                _set_damaged_aside(run)
                 restored = _restore(run)
                 run.cut_metrics(restored.step if restored else -1)
+                signals.ends_at_once = group.place.world_size == 1
                 begin()
                 with group.working(on_lost=lambda reason: run.write_status("failed", error=reason)):
-                    _fit(run, config, store, restored, group)
+                    _fit(run, config, store, restored, group, signals)
     return run
 
 
@@ -83,6 +99,7 @@ def _checked(run: Run, config: Config) -> tuple[Config, TokenStore]:
         config = placed(config)
         _refuse_imported(run)
         refuse_impossible(config)
+        config.model.attention.check_options()
         store = TokenStore.open(config.data.store)
         return with_vocabulary(config, store), store
     except SinkpretrainError as error:
@@ -117,39 +134,59 @@ def _open(run: Run, config: Config, store: TokenStore, resume: bool) -> bool:
     if resume and run.config_path.exists():
         run.refuse_other_config(config)
         run.refuse_other_data(store.fingerprint)
-        return run.status().get("state") != "done"
-    run.create(config)
-    write_json(run.root / "environment.json", environment.describe())
-    write_json(run.data_manifest_path, {**store.manifest, "fingerprint": store.fingerprint})
+        if run.status().get("state") == "done":
+            return False
+        run.note_resumption(environment.describe())
+        return True
+    config_sha256 = hashlib.sha256(yaml_of(config)).hexdigest()
+    began = {**environment.describe(), "config_sha256": config_sha256}
+    run.create(config, {ENVIRONMENT: began, DATA_MANIFEST: {**store.manifest, "fingerprint": store.fingerprint}})
     return True
 
 
-def _restore(run: Run) -> checkpoints.Checkpoint | None:
-    """The newest whole checkpoint, None when there is none; says which newer ones were passed over."""
+def _set_damaged_aside(run: Run) -> None:
+    """Rename the checkpoints that are newer than the newest whole one, and say so."""
     step, problems = checkpoints.newest_valid(run.checkpoints)
+    for damaged in (later for later in checkpoints.steps(run.checkpoints) if step is None or later > step):
+        checkpoints.set_aside(checkpoints.path_of(run.checkpoints, damaged))
     for problem in problems:
-        logger.warning("%s; using %s", problem, "none" if step is None else f"step {step}")
-    return None if step is None else checkpoints.read(run.checkpoints, step)
+        used = "none, the run starts again" if step is None else f"step {step}"
+        logger.warning("%s; using %s. It was renamed to %s..., delete it at will", problem, used, checkpoints.DAMAGED)
 
 
-def _fit(run: Run, config: Config, store: TokenStore, restored: checkpoints.Checkpoint | None, group: Group) -> None:
+def _restore(run: Run) -> Checkpoint | None:
+    """The newest checkpoint, None when there is none.
+
+    Raises:
+        ResumeError: it is another run's.
+    """
+    step, _ = checkpoints.newest_valid(run.checkpoints)
+    if step is None:
+        return None
+    return read_checkpoint(run, step)
+
+
+def _fit(
+    run: Run, config: Config, store: TokenStore, restored: Checkpoint | None, group: Group, signals: StopSignals
+) -> None:
     """Build everything and train to the last step."""
     module = PretrainModule(config)
     datamodule = WindowsDataModule(store, config, first_step=restored.step if restored else 0)
     if restored is not None:
-        restore_weights(module.model, restored)
-        module.resumed_optimizer, module.step = restored.optimizer, restored.step
+        module.resume(restored)
+    elif group.place.rank == 0:
+        write_json(run.initial_weights_path, fingerprints(weights(module.model)))
     if config.compile:
         module.model.compile()
-    with quiet():
-        callbacks = [Presence(group.mark), *_callbacks(run, config, restored)]
+    with quiet(), naming_lost_workers():
+        callbacks = [Presence(group.mark), *_callbacks(run, config, restored, signals)]
         trainer = make_trainer(config, callbacks, steps=config.steps - module.step)
         trainer.fit(module, datamodule=datamodule)
     if module.step < config.steps:
         raise SinkpretrainError(f"{run.root}: ended at step {module.step} of {config.steps}")
 
 
-def _callbacks(run: Run, config: Config, restored: checkpoints.Checkpoint | None) -> list[Callback]:
+def _callbacks(run: Run, config: Config, restored: Checkpoint | None, signals: StopSignals) -> list[Callback]:
     """In the order they act: measure, record, mirror, save."""
     device = torch.device("cuda" if on_gpu(config) else "cpu")
     peak, source = peak_flops(device)
@@ -160,9 +197,8 @@ def _callbacks(run: Run, config: Config, restored: checkpoints.Checkpoint | None
         "peak_source": source,
     }
     record = RunRecord(run, facts, restored.state["seconds"] if restored else 0.0)
-    signals = StopSignals()
     measuring = [Throughput(peak, facts["flops_per_token"]), Validation(), Probes(run)]
-    callbacks: list[Callback] = [signals, *measuring, record]
+    callbacks: list[Callback] = [signals, VariantCheck(), *measuring, record]
     if config.wandb.mode != "disabled":
         callbacks.append(WeightsAndBiases(run, config))
     return [*callbacks, ProgressDisplay(run.name), Checkpointing(run, record, signals)]
@@ -179,13 +215,15 @@ def _refuse_imported(run: Run) -> None:
 
 @contextmanager
 def _recording_the_end(run: Run) -> Iterator[None]:
-    """Write how the run ended into status.json."""
+    """Write how the run ended into status.json, as far as there is room."""
     try:
         yield
     except (Preempted, KeyboardInterrupt):
         run.write_status("preempted")
         raise
     except BaseException as error:
-        run.write_status("failed", error=f"{type(error).__name__}: {error}")
+        more = {"windows": error.windows} if isinstance(error, NonFiniteError) else {}
+        with suppress(DiskFullError):
+            run.write_status("failed", error=f"{type(error).__name__}: {error}", **more)
         raise
     run.write_status("done")

@@ -52,7 +52,7 @@ def make_trainer(config: Config, callbacks: list[Callback], steps: int) -> L.Tra
     own = sees_own_device(config)
     # Slurm's variables must not reach Lightning, which would requeue jobs by itself.
     plugin: ClusterEnvironment = LightningEnvironment() if place.world_size == 1 else RankEnvironment(place, own)
-    return L.Trainer(
+    trainer = L.Trainer(
         max_steps=steps,
         max_epochs=1,
         accumulate_grad_batches=config.accumulation,
@@ -70,6 +70,9 @@ def make_trainer(config: Config, callbacks: list[Callback], steps: int) -> L.Tra
         enable_model_summary=False,
         limit_val_batches=0,
     )
+    # Its handler of SIGTERM broadcasts, which never ends where one rank alone got the signal.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer
 
 
 def _strategy(config: Config) -> Any:

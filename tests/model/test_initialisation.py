@@ -1,11 +1,13 @@
 """Initial values: shared between variants, fixed by (seed, name), of the documented spread."""
 
+import json
 import math
 
 import pytest
 import torch
 
 from sinkpretrain import registry
+from sinkpretrain.model.initialisation import fingerprints
 from sinkpretrain.model.llama import Llama, ModelConfig
 
 SIZES = dict(vocab_size=211, n_layers=3, n_heads=4, n_kv_heads=2, d_model=64, d_ff=96, context_length=16)
@@ -111,3 +113,26 @@ def test_meta_device_then_filled():
     assert empty(tokens_BT.to("meta")).shape == (1, 12, SIZES["vocab_size"])
     empty.load_state_dict(whole.state_dict(), assign=True)
     assert torch.equal(empty(tokens_BT), whole(tokens_BT))
+
+
+def test_fingerprints_tell_values_shapes_and_dtypes_apart():
+    x = torch.arange(6, dtype=torch.float32)
+    nudged = x.clone()
+    nudged[3] = torch.nextafter(x[3], x[4])
+    different = [x, x.double(), x.reshape(2, 3), x.reshape(3, 2), nudged, x.bfloat16(), torch.tensor(0.0), -x]
+    found = fingerprints({str(place): tensor for place, tensor in enumerate(different)})
+    assert len({entry["sha256"] for entry in found.values()}) == len(different)
+    assert found["2"]["shape"] == [2, 3]
+    assert found["6"]["shape"] == []
+    assert json.loads(json.dumps(found)) == found
+    turned = fingerprints({"0": x.reshape(2, 3).T.contiguous().T, "1": torch.nn.Parameter(x)})
+    assert [entry["sha256"] for entry in turned.values()] == [found["2"]["sha256"], found["0"]["sha256"]]
+
+
+def test_fingerprints_of_variants_of_a_seed_agree_where_names_do():
+    plain = fingerprints(dict(build(seed=1).named_parameters()))
+    gated = fingerprints(dict(build(seed=1, attention={"output": [{"name": "gate"}]}).named_parameters()))
+    other = fingerprints(dict(build(seed=2).named_parameters()))
+    assert plain == {name: gated[name] for name in plain}
+    assert len(gated) == len(plain) + SIZES["n_layers"]
+    assert all(plain[name] != other[name] for name in plain if name.endswith("weight"))

@@ -37,7 +37,7 @@ def test_the_table_is_that_of_transformers(scaling):
         ({"factor": 2.0}, "name: None is not one of"),
         ({"name": "linear"}, "'linear' needs factor; given: none of them"),
         ({**LINEAR, "low_freq_factor": 1.0}, "'linear' needs factor; given: factor, low_freq_factor"),
-        ({**LINEAR, "factor": 0.0}, "factor: 0.0 is out of range; allowed: a number > 0"),
+        ({**LINEAR, "factor": 0.0}, "factor: 0.0 is out of range; allowed: a finite number > 0"),
         ({**LINEAR, "factor": "two"}, "factor: 'two' is out of range"),
         ({**LLAMA3, "high_freq_factor": 1}, r"high_freq_factor: 1 is out of range; allowed: > low_freq_factor \(1\)"),
     ],

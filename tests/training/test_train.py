@@ -4,6 +4,8 @@ import importlib.metadata
 import json
 import math
 import os
+import random
+import shutil
 import signal
 
 import numpy as np
@@ -140,6 +142,139 @@ def test_a_signal_saves_and_resuming_goes_on_exactly(tmp_path, finished, small_c
         assert torch.equal(weight, final_weights(finished)[name]), name
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("windows", [8, 2])
+def test_resuming_is_exact_with_dropout_accumulation_and_workers(
+    tmp_path, finished, small_config, with_callback, workers, windows
+):
+    """Also where something else has drawn random numbers meanwhile."""
+    own = {"model": {"dropout": 0.2}, "micro_batch_size": windows, "data": {"workers": workers}}
+    whole = train(small_config(own), tmp_path / "whole")
+    assert losses(whole)[-1] < losses(whole)[0] - 0.3
+    assert not np.array_equal(losses(whole), losses(finished))
+    with_callback(Interrupt(5))
+    with pytest.raises(Preempted):
+        train(small_config(own), tmp_path / "run")
+    torch.rand(7)
+    run = train(small_config(own), tmp_path / "run", resume=True)
+    assert without_speed(run) == without_speed(whole)
+    for name, weight in final_weights(run).items():
+        assert torch.equal(weight, final_weights(whole)[name]), name
+
+
+def test_dropout_acts_in_training_alone(tmp_path, finished, small_config):
+    run = train(small_config({"model": {"dropout": 0.2}}), tmp_path / "run")
+    assert run.series("val/loss")[1][0] == finished.series("val/loss")[1][0]
+    assert run.series("rank/effective_mean")[1][0] == finished.series("rank/effective_mean")[1][0]
+    assert losses(run)[0] != losses(finished)[0]
+
+
+def test_a_checkpoint_keeps_every_generator(tmp_path, small_config, with_callback):
+    """What draws outside of passes, as a callback may, goes on where it was."""
+
+    class Draw(StepCallback):
+        def __init__(self):
+            self.drawn = {}
+
+        def on_step(self, trainer, module):
+            self.drawn[module.step] = (random.random(), np.random.rand())
+
+    draw = Draw()
+    with_callback(draw)
+    random.seed(3)
+    np.random.seed(3)
+    train(small_config(), tmp_path / "whole")
+    whole = dict(draw.drawn)
+    random.seed(3)
+    np.random.seed(3)
+    with_callback(Interrupt(5))
+    with pytest.raises(Preempted):
+        train(small_config(), tmp_path / "run")
+    random.seed(99)
+    np.random.seed(99)
+    train(small_config(), tmp_path / "run", resume=True)
+    assert draw.drawn == whole
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, finished, small_config, with_callback):
+    with_callback(Interrupt(5))
+    with pytest.raises(Preempted):
+        train(small_config({"seed": 1}), tmp_path / "run")
+    shutil.copytree(finished.checkpoints / "step_00000012", tmp_path / "run" / "checkpoints" / "step_00000012")
+    with pytest.raises(ResumeError, match=r"step_00000012: is of a run that began at 2\S+, this one began"):
+        train(small_config({"seed": 1}), tmp_path / "run", resume=True)
+
+
+def test_a_weight_that_is_not_finite_is_never_saved(tmp_path, small_config, with_callback):
+    """Where no gradient shows it: an idle channel of the optimizer's state."""
+
+    class Poison(StepCallback):
+        def on_step(self, trainer, module):
+            if module.step == 6:
+                trainer.optimizers[0].state[module.model.norm.gain]["exp_avg_sq"][0] = float("inf")
+
+    with_callback(Poison())
+    with pytest.raises(NonFiniteError, match="step 8: AdamW's state is not finite; this step is not saved"):
+        train(small_config(), tmp_path / "run")
+    assert checkpoints.steps(tmp_path / "run" / "checkpoints") == [4]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_fast_path_that_is_another_variant_never_trains(tmp_path, small_config, monkeypatch, precision):
+    """In the precision of training: bf16's rounding passes, softmax in place of sigmoid does not."""
+    from sinkpretrain.attention.weights.sigmoid import Sigmoid
+    from sinkpretrain.attention.weights.softmax import Softmax
+
+    own = {"precision": precision, "model": {"attention": {"weights": {"name": "sigmoid"}}}}
+    train(small_config(own), tmp_path / "honest")
+    monkeypatch.setattr(Sigmoid, "fused", Softmax.fused)
+    with pytest.raises(SinkpretrainError, match="layer 0: what 'sigmoid' mixes is not its definition's"):
+        train(small_config(own), tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+def test_a_run_records_what_its_weights_began_as(tmp_path, finished, small_config):
+    began = json.loads(finished.initial_weights_path.read_text())
+    other = train(small_config({"model": {"attention": {"output": [{"name": "head_rmsnorm"}]}}}), tmp_path / "other")
+    for name, fingerprint in json.loads(other.initial_weights_path.read_text()).items():
+        assert began.get(name, fingerprint) == fingerprint, name
+    seed = train(small_config({"seed": 1}), tmp_path / "seed")
+    assert json.loads(seed.initial_weights_path.read_text())["embedding.weight"] != began["embedding.weight"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_training_ends_at_once(tmp_path, small_config, monkeypatch, number):
+    from sinkpretrain.data.store import TokenStore
+
+    def verify(self):
+        os.kill(os.getpid(), number)
+        raise AssertionError("it went on")
+
+    before = signal.getsignal(number)
+    monkeypatch.setattr(TokenStore, "verify", verify)
+    with pytest.raises(Preempted, match=f"stopped by {number.name} before training") as caught:
+        train(small_config(), tmp_path / "run")
+    assert caught.value.exit_code == (130 if number == signal.SIGINT else 75)
+    assert signal.getsignal(number) == before
+
+
+def test_a_signal_in_the_first_validation_ends_before_the_first_step(tmp_path, small_config, monkeypatch):
+    from sinkpretrain.training.callbacks.validation import Validation
+
+    original = Validation.on_start
+
+    def validate(self, trainer, module):
+        original(self, trainer, module)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Validation, "on_start", validate)
+        with pytest.raises(Preempted, match="stopped by SIGTERM before a step was made from step 0"):
+            train(small_config(), tmp_path / "run")
+    run = train(small_config(), tmp_path / "run", resume=True)
+    assert [row["step"] for row in run.metrics()] == list(range(13))
+
+
 def test_a_crash_costs_the_steps_since_the_last_checkpoint_and_no_more(tmp_path, finished, small_config, with_callback):
     class Crash(StepCallback):
         armed = True
@@ -166,7 +301,8 @@ def test_an_altered_checkpoint_is_named_and_the_older_used(tmp_path, finished, s
     content[-5] ^= 1
     newest.write_bytes(content)
     run = train(small_config(), tmp_path / "run", resume=True)
-    assert "model.safetensors was altered" in caplog.text
+    assert "model.safetensors was altered; using step 8. It was renamed to damaged_" in caplog.text
+    assert (run.checkpoints / "damaged_step_00000009").is_dir()
     assert without_speed(run) == without_speed(finished)
 
 

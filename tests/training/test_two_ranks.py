@@ -91,6 +91,23 @@ def test_a_signal_to_one_rank_saves_and_the_run_goes_on_with_another_number(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("then", [2, 1])
+def test_dropout_is_that_of_one_rank_also_after_a_stop(tmp_path, start, finish, small_config, without_speed, then):
+    """Two ranks stopped at step 5 and gone on by two, or by one, against one rank that was never stopped."""
+    from sinkpretrain.training.train import train
+
+    whole = train(small_config({"micro_batch_size": 4, "model": {"dropout": 0.2}}), tmp_path / "whole")
+    run = Run(tmp_path / "run")
+    process = start("--devices", 2, "--model.dropout", 0.2, "--out", run.root, fault="SIGUSR1:1:5")
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 75, stderr
+    assert {len(state) for state in checkpoints.read(run.checkpoints, 5).random.values()} == {2}
+    code, _, stderr = finish("--resume", run.root, "--devices", then)
+    assert code == 0, stderr
+    assert_equal(run, whole, without_speed)
+
+
+@pytest.mark.slow
 def test_ctrl_c_reaches_all_ranks_once(tmp_path, start, reaches, processes_of):
     run = Run(tmp_path / "run")
     process = start("--devices", 2, "--out", run.root, "--tokens", 10**7, "--probes.every", 10**6)

@@ -1,5 +1,6 @@
 """The run record: one line of metrics.jsonl a step that has something to say, and the run's state."""
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -42,6 +43,7 @@ class RunRecord(StepCallback):
             return
         line = {"step": module.step, "tokens": module.tokens, "seconds": round(self.seconds, 3), **row}
         self.run.append_metrics(line)
-        latest = {name: row[name] for name in ("train/loss", "val/loss", "perf/tokens_per_s") if name in row}
+        names = ("train/loss", "val/loss", "perf/tokens_per_s")
+        latest = {name: row[name] for name in names if math.isfinite(row.get(name, math.nan))}  # JSON has no NaN
         self.run.write_status("running", step=module.step, steps=module.config.steps, seconds=line["seconds"], **latest)
         module.line = line
