@@ -4,6 +4,7 @@ Shapes use B batch, T query positions, S key positions, R a block of query rows,
 D head size.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,7 +20,7 @@ from sinkpretrain.calibration.fused import NEARLY_ALL, ROWS, SoftmaxRows
 from sinkpretrain.calibration.redistribution import Columns, calibrated
 from sinkpretrain.calibration.settings import Heads, Settings
 from sinkpretrain.errors import ConfigError, check
-from sinkpretrain.interventions.base import weights_of
+from sinkpretrain.interventions.base import NothingChanged, weights_of
 from sinkpretrain.metrics.base import at_least_float32
 from sinkpretrain.model.llama import Llama
 
@@ -35,6 +36,8 @@ def calibrate(
     alone, and a pass that goes on from a cache keeps the sinks of the pass that began it. What is read from the weights
     meanwhile (`weight_rows`, metrics) is calibrated too. A compiled model runs uncompiled.
 
+    Leaving the block warns of `NothingChanged` where ACT was a no-op in all of it.
+
     Args:
         model: of any weights kind.
         heads: (layer, head) pairs, or all heads of the layers that `settings` allows.
@@ -43,7 +46,16 @@ def calibrate(
     Raises:
         ConfigError: a head or layer that the model does not have or the settings do not allow; a bad setting.
     """
-    act = Act(model, heads, replace(settings or Settings(), **changes))
+    with applied(model, heads, replace(settings or Settings(), **changes)) as act:
+        yield act
+    if why := act.why_nothing():
+        warnings.warn(f"ACT is a no-op: {why}", NothingChanged, stacklevel=3)
+
+
+@contextmanager
+def applied(model: Llama, heads: Heads | Literal["all"], settings: Settings) -> Iterator["Act"]:
+    """`calibrate` for callers that look at the effect themselves: it warns of nothing."""
+    act = Act(model, heads, settings)
     with torch.compiler.set_stance("force_eager"):
         for layer, seam in act.seams.items():
             weights_of(model, layer).calibration = seam
@@ -62,6 +74,7 @@ class Act:
         self.sinks: dict[int, Tensor] = {}  # layer -> bool [B, H, S], of the latest pass; False in other heads
         self.saw_sink: set[tuple[int, int]] = set()  # heads that met a sink in any pass
         self.moved_mass, self.rows = 0.0, 0  # mass moved in all passes, over so many rows of heads that met a sink
+        self.reached: set[int] = set()  # layers that a pass, or a reader of weights, went through
         self.receivers_BT: Tensor | None = None  # where `question_only` or `choices_only` give to; set before a pass
         self.heads = _chosen_heads(model, heads, settings)
         self.seams: dict[int, LayerSeam] = {}
@@ -71,6 +84,21 @@ class Act:
             chosen_H = torch.zeros(model.config.n_heads, dtype=torch.bool, device=model.embedding.weight.device)
             chosen_H[[head for of, head in self.heads if of == layer]] = True
             self.seams[layer] = LayerSeam(self, layer, chosen_H)
+
+    def why_nothing(self) -> str:
+        """Why no weight was changed so far; empty where some were."""
+        settings = self.settings
+        if not self.heads:
+            return "no head was chosen"
+        if not self.reached:
+            return "no forward pass of this model reached a calibrated layer"
+        if settings.is_identity:
+            return "its settings change nothing (beta 1, or theta 1)"
+        if settings.needs_sinks and not self.saw_sink:
+            return f"none of the {len(self.heads)} heads met a later sink in what was read"
+        if self.rows and not self.moved_mass:
+            return "no row that has a sink has other attention to trade with it"
+        return ""
 
     def note_moved(self, moved_NRS: Tensor) -> None:
         """Count the mass that was taken from each column of some rows; rows of padding are among them."""
@@ -90,6 +118,7 @@ class LayerSeam:
     def mix(self, kind: AttentionWeights, q_BTHD: Tensor, k_BSGD: Tensor, v_BSGD: Tensor, mask: Mask) -> Tensor:
         """The values mixed by the calibrated weights; heads without sinks are those of the plain path, bit for bit."""
         settings = self.act.settings
+        self.act.reached.add(self.layer)
         rows = self._fast_rows(kind, q_BTHD, k_BSGD, v_BSGD, mask)
         sinks_BHS = self._sinks(kind, q_BTHD, k_BSGD, mask, rows)
         touched_BH = sinks_BHS.any(dim=-1) if settings.needs_sinks else self.chosen.expand(sinks_BHS.shape[:2])
@@ -123,6 +152,7 @@ class LayerSeam:
     def rows(self, kind: AttentionWeights, q_BTHD: Tensor, k_BSGD: Tensor, mask: Mask) -> Iterator[tuple[int, Tensor]]:
         """Blocks of the calibrated weights."""
         settings = self.act.settings
+        self.act.reached.add(self.layer)
         sinks_BHS = self._sinks(kind, q_BTHD, k_BSGD, mask, None)
         columns = self._columns(kind, sinks_BHS, mask)
         for row, weights_BHRS in kind.rows_plain(q_BTHD, k_BSGD, mask):

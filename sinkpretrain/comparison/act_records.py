@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from sinkpretrain.comparison.act_soundness import refuse_other_checkpoint, refuse_other_evaluation
 from sinkpretrain.errors import ConfigError, DataError
 from sinkpretrain.evaluation.statistics import Effect, Values, mean_effect
 from sinkpretrain.mappings import to_mapping
-from sinkpretrain.records import BOUNDED, VANILLA, changes
+from sinkpretrain.records import BOUNDED, VANILLA, changes, read_record
 from sinkpretrain.runs import Run
 
 RULES = ("act-paper", "act-corrected")
@@ -30,7 +31,7 @@ class Variant:
     name: str
     runs: tuple[Run, ...]
     fewshot: int
-    sha256: tuple[str, ...]  # of each run's checkpoint
+    records: tuple[Mapping[str, Any], ...]  # of each run, as they were read
     chance: Mapping[str, float]  # by task
     values: Mapping[str, Mapping[str, Mapping[str, Values]]]  # by condition, task and metric: [S, I]
     heads: Mapping[str, tuple[int, ...]]  # how many were calibrated under a condition, by run
@@ -108,19 +109,32 @@ def variants_of(runs: Sequence[Run], task_sets: Sequence[str], needed: Sequence[
 def _read(run: Run, task_sets: Sequence[str], needed: Sequence[str]) -> dict[str, Any]:
     """The records of a run on these task sets as one."""
     joined: dict[str, Any] = {"about": {}, "conditions": {}}
-    for name in task_sets:
-        if not run.evaluation_path(name).is_file():
-            others = ", ".join(run.evaluations()) or "none"
-            raise DataError(f"{run.root}: no record of '{name}' (there are: {others}); {_commands(run, name)}")
-        record = run.evaluation(name)
-        missing = [condition for condition in needed if condition not in record["conditions"]]
-        if missing:
-            raise DataError(f"{run.root}: the record of '{name}' lacks {', '.join(missing)}; {_commands(run, name)}")
+    records = [_record(run, name, needed) for name in task_sets]
+    refuse_other_evaluation(run, task_sets, records)
+    refuse_other_checkpoint(run, records[0]["about"]["model"])
+    for record in records:
         joined["about"] = joined["about"] or record["about"]
         for condition, entry in record["conditions"].items():
             merged = joined["conditions"].setdefault(condition, {"act": entry["act"], "tasks": {}})
             merged["tasks"] |= {task: of for task, of in entry["tasks"].items() if task not in merged["tasks"]}
+            if entry["act"]:
+                seen = {tuple(head) for act in (merged["act"], entry["act"]) for head in act["saw_sink"]}
+                merged["act"] = {**merged["act"], "saw_sink": sorted(seen)}
     return joined
+
+
+def _record(run: Run, task_set: str, needed: Sequence[str]) -> dict[str, Any]:
+    """The record of a run on one task set, with every condition that is needed."""
+    if not run.evaluation_path(task_set).is_file():
+        others = ", ".join(run.evaluations()) or "none"
+        raise DataError(f"{run.root}: no record of '{task_set}' (there are: {others}); {_commands(run, task_set)}")
+    record = run.evaluation(task_set)
+    missing = [condition for condition in needed if condition not in record["conditions"]]
+    if missing:
+        raise DataError(
+            f"{run.root}: the record of '{task_set}' lacks {', '.join(missing)}; {_commands(run, task_set)}"
+        )
+    return record
 
 
 def _commands(run: Run, task_set: str) -> str:
@@ -174,7 +188,7 @@ def _variant(name: str, runs: Sequence[Run], records: Sequence[dict[str, Any]]) 
         name=name,
         runs=tuple(runs),
         fewshot=int(records[0]["about"].get("fewshot", 0)),
-        sha256=tuple(str(record["about"]["model"]["sha256"]) for record in records),
+        records=tuple(records),
         chance={task: float(of["chance"]) for task, of in by_condition[VANILLA][0]["tasks"].items()},
         values={condition: _values(entries) for condition, entries in by_condition.items()},
         heads=counted("heads"),
@@ -204,10 +218,19 @@ def _refuse_unlike(name: str, runs: Sequence[Run]) -> None:
             raise DataError(f"{both} are both seed {config.seed} of '{name}'; give one run a seed and variant")
         seeds[config.seed] = run
     own, *others = [
-        {key: value for key, value in to_mapping(config).items() if key not in OF_ONE_SEED} for config in configs
+        {key: value for key, value in to_mapping(config).items() if key not in OF_ONE_SEED} | _store(run)
+        for run, config in zip(runs, configs, strict=True)
     ]
     for run, other in zip(runs[1:], others, strict=True):
         if listed := changes(own, other):
             raise DataError(
                 f"{run.root}: is not a seed of the '{name}' of {runs[0].root} ({listed}); compare like runs"
             )
+
+
+def _store(run: Run) -> dict[str, str]:
+    """The fingerprint of the token store that a run was trained on; nothing of an imported model."""
+    if not run.data_manifest_path.is_file():
+        return {}
+    manifest = read_record(run.data_manifest_path, "sinkpretrain train")
+    return {"token store": str(manifest.get("fingerprint"))[:12]}

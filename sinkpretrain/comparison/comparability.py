@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sinkpretrain.comparison.beginnings import refuse_other_weights, remarks_on_beginnings
 from sinkpretrain.comparison.outcomes_of_runs import Outcome
 from sinkpretrain.config import PLACEMENT
 from sinkpretrain.errors import ConfigError, DataError
@@ -11,9 +12,10 @@ from sinkpretrain.mappings import difference, to_mapping
 from sinkpretrain.records import changes
 from sinkpretrain.runs import Run
 
-FINGERPRINT = "token store"
+FINGERPRINT, TOKENIZER = "token store", "tokenizer"
 SAME_TEXT = (  # other text, other targets, or another order of training
     FINGERPRINT,
+    TOKENIZER,
     "data.seed",
     "data.bos",
     "data.document_mask",
@@ -28,6 +30,8 @@ COMPARED = ("variant", "model.attention")  # what variants are made of; no remar
 
 def refuse_incomparable(outcomes: Sequence[Outcome]) -> None:
     """Raise where losses of the runs that have begun are not of the same text, or a variant is not one configuration.
+
+    So it is where runs of one seed began with other weights.
 
     Raises:
         ConfigError: names two runs, and each difference.
@@ -50,10 +54,15 @@ def refuse_incomparable(outcomes: Sequence[Outcome]) -> None:
                 f"{own.root} and {one.root} are both '{one.variant}', but differ in more than seed and learning rate: "
                 f"{_listed(unlike)}; give them names of their own (variant), or compare one of them"
             )
+    refuse_other_weights(begun)
 
 
 def remarks(outcomes: Sequence[Outcome], baseline: str) -> list[str]:
-    """In what a variant differs from the baseline besides its attention: a sentence a variant."""
+    """What a reader must know of these runs: a sentence each.
+
+    In what a variant differs from the baseline besides its attention; which runs left out updates; which began with
+    weights, code or versions that are others' or not known.
+    """
     first: dict[str, dict[str, Any]] = {}
     for one in outcomes:
         if one.config is not None and one.variant not in first:
@@ -63,13 +72,16 @@ def remarks(outcomes: Sequence[Outcome], baseline: str) -> list[str]:
         unlike = _unlike(first.get(baseline, settings), settings, (*OF_A_RUN, *UNSEEN, *COMPARED))
         if unlike:
             found.append(f"{name} differs from {baseline} in more than attention: {_listed(unlike)}")
-    return found
+    skipped = [f"{one.root.name} {one.skipped}" for one in outcomes if one.skipped]
+    if skipped:
+        found.append(f"Updates left out, since their loss or gradient was not sound: {', '.join(skipped)}")
+    return found + remarks_on_beginnings(outcomes)
 
 
 def _settings(outcome: Outcome) -> dict[str, Any]:
-    """The configuration by dotted key, with the fingerprint of the token store."""
+    """The configuration by dotted key, with the fingerprints of the token store and of its tokenizer."""
     assert outcome.config is not None
-    return {**_flat(to_mapping(outcome.config)), FINGERPRINT: _fingerprint(outcome)}
+    return {**_flat(to_mapping(outcome.config)), **_data(outcome)}
 
 
 def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -81,11 +93,14 @@ def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _fingerprint(outcome: Outcome) -> str:
+def _data(outcome: Outcome) -> dict[str, str]:
+    """What the manifest of a run's token store says of its text and its tokenizer, by short hashes."""
     path = Run(outcome.root).data_manifest_path
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["fingerprint"])[:12]
-    except (OSError, ValueError, KeyError, TypeError):
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        tokenizer = str(manifest.get("tokenizer_sha256", ""))[:12]
+        return {FINGERPRINT: str(manifest["fingerprint"])[:12], TOKENIZER: tokenizer}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise DataError(
             f"{path}: cannot be read, or has no fingerprint; without it nobody can tell whether two runs were trained "
             "and validated on the same text. Leave the run out"

@@ -94,14 +94,20 @@ def read_experiment(path: Path | str, overrides: Mapping[str, Any] | None = None
         raise ConfigError(f"{path}: seeds: {seeds!r} is not a list of whole numbers, as in [0, 1, 2]")
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"{path}: seeds: {seeds} names a seed twice")
-    baseline = own["baseline"] or next(iter(variants))
-    if baseline not in variants:
+    baseline = next(iter(variants)) if own["baseline"] is None else own["baseline"]
+    if baseline not in list(variants):
         raise ConfigError(f"{path}: baseline: {baseline!r} is not one of the variants: {', '.join(map(str, variants))}")
-    if not isinstance(own["slurm"] or {}, dict):
-        raise ConfigError(f"{path}: slurm: {own['slurm']!r} is not a mapping, as in {{partition: gpu, hours: 24}}")
-    name = str(content.get("name", path.stem))
+    slurm = {} if own["slurm"] is None else own["slurm"]
+    if not isinstance(slurm, dict):
+        raise ConfigError(f"{path}: slurm: {slurm!r} is not a mapping, as in {{partition: gpu, hours: 24}}")
+    name, question = content.get("name", path.stem), "" if own["question"] is None else own["question"]
+    for key, text in (("name", name), ("question", question)):
+        if not isinstance(text, str):
+            raise ConfigError(f"{path}: {key}: {text!r} is not text")
     members = []
     for variant, differences in variants.items():
+        if not isinstance(differences, dict | None):
+            raise ConfigError(f"{path}: variants.{variant}: {differences!r} is not a mapping of keys to values")
         resolved = resolve_base(differences or {}, path)
         shared = merge(merge(content, resolved), {**overrides, "name": name, "variant": variant})
         for rate, suffix in _learning_rates(shared):
@@ -109,20 +115,28 @@ def read_experiment(path: Path | str, overrides: Mapping[str, Any] | None = None
                 members.append(_member(path, merge(shared, {**rate, "seed": seed}), f"{variant}{suffix}-s{seed}"))
     return Experiment(
         name=name,
-        question=str(own["question"] or ""),
+        question=question,
         baseline=baseline,
         members=members,
         source=path,
-        slurm=own["slurm"] or {},
+        slurm=slurm,
     )
 
 
 def _learning_rates(shared: Mapping[str, Any]) -> list[tuple[dict[str, Any], str]]:
     """The override and the folder suffix of each learning rate; one without a suffix where there is no list."""
-    rates = shared.get("optimizer", {}).get("learning_rate")
-    if not isinstance(rates, list):
-        return [({}, "")]
-    return [({"optimizer": {"learning_rate": rate}}, f"-lr{float(rate):g}") for rate in rates]
+    optimizer = shared.get("optimizer")
+    rates = optimizer.get("learning_rate") if isinstance(optimizer, Mapping) else None
+    if not isinstance(rates, list) or not rates:
+        return [({}, "")]  # what is neither a number nor a list is refused with the rest of the run
+    return [({"optimizer": {"learning_rate": rate}}, _suffix(rate)) for rate in rates]
+
+
+def _suffix(rate: Any) -> str:
+    try:
+        return f"-lr{float(rate):g}"
+    except (TypeError, ValueError):
+        return f"-lr{rate}"  # refused with the rest of its run
 
 
 def _member(path: Path, mapping: dict[str, Any], folder: str) -> Member:

@@ -12,12 +12,13 @@ import numpy as np
 
 from sinkpretrain.comparison.experiment import read_experiment_record
 from sinkpretrain.comparison.members import final_state
+from sinkpretrain.comparison.soundness import refuse_altered
 from sinkpretrain.config import Config
 from sinkpretrain.errors import ConfigError, DataError
 from sinkpretrain.evaluation.statistics import Values
 from sinkpretrain.runs import Run
 
-LOSS = "val/loss"
+LOSS, SKIPPED = "val/loss", "optim/skipped"
 PROBED = {  # of the last probe, with headings; attention is that of rows divided by their sum, as rows compare so
     "sink/rate_normalised": "sink rate (share of sequences, layers and heads)",
     "sink/first_token_mean_normalised": "first-token attention (share of a row)",
@@ -47,6 +48,7 @@ class Outcome:
     tokens_K: Values = field(default_factory=lambda: EMPTY)
     loss_K: Values = field(default_factory=lambda: EMPTY)
     probed: dict[str, float] = field(default_factory=dict)  # those of PROBED that were recorded
+    skipped: int = 0  # updates that were left out
     parameters: int | None = None
     flops_per_token: float | None = None
 
@@ -82,9 +84,11 @@ def outcomes(runs: Sequence[Run]) -> list[Outcome]:
 
     Raises:
         ConfigError: an imported model, or two runs of one variant, seed and learning rate.
-        DataError: a finished run without a validation loss.
+        DataError: a finished run without a validation loss, or a record that contradicts itself.
     """
     found = [outcome(run) for run in runs]
+    for run in runs:
+        refuse_altered(run, LOSS)
     names: dict[str, None] = {}
     for root in dict.fromkeys(run.root.resolve().parent for run in runs):
         record = read_experiment_record(root)
@@ -131,6 +135,7 @@ def outcome(run: Run) -> Outcome:
         tokens_K=whole_K2[:, 0],
         loss_K=whole_K2[:, 1],
         probed={} if diverged else _last(rows, PROBED),
+        skipped=int(_last(rows, [SKIPPED]).get(SKIPPED, 0)),
         parameters=status.get("parameters"),
         flops_per_token=status.get("flops_per_token"),
     )

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sinkpretrain.comparison.act_records import CONDITIONS, CONTROLS, RULES, Variant, task_sets_of, variants_of
+from sinkpretrain.comparison.act_soundness import remarks, search_of
 from sinkpretrain.errors import ConfigError, DataError
 from sinkpretrain.evaluation.statistics import LEVEL, MARGIN, Effect, Verdict, verdicts
 from sinkpretrain.records import VANILLA
@@ -45,7 +46,8 @@ def persistence(
     first = variants[0]
     if metric not in first.metrics():
         raise ConfigError(f"--metric: no task has '{metric}'; these records have {', '.join(first.metrics())}")
-    heads = [_heads(variant) for variant in variants]
+    searches = [list(map(search_of, variant.runs, variant.records)) for variant in variants]
+    heads = [_heads(variant, of) for variant, of in zip(variants, searches, strict=True)]
     tasks = first.tasks(metric)
     about = {
         "task_sets": task_sets,
@@ -56,6 +58,7 @@ def persistence(
         "margin": margin,
         "level": LEVEL,
         "adjusted": ADJUSTED,
+        "warnings": _warnings(variants, searches),
     }
     found = [_variant(variant, of, metric, margin) for variant, of in zip(variants, heads, strict=True)]
     places = [(variant, rule) for variant in range(len(variants)) for rule in RULES]
@@ -67,33 +70,25 @@ def persistence(
     return record | {"answers": {rule: _answer(found, rule) for rule in RULES}}
 
 
+def _warnings(variants: Sequence[Variant], searches: Sequence[Sequence[Mapping[str, Any]]]) -> list[str]:
+    runs = [run for variant in variants for run in variant.runs]
+    models = [record["about"]["model"] for variant in variants for record in variant.records]
+    return remarks(runs, models, [search for of_variant in searches for search in of_variant])
+
+
 def _items(variant: Variant, task: str) -> int:
     return int(next(iter(variant.values[VANILLA][task].values())).shape[1])
 
 
-def _heads(variant: Variant) -> Record:
-    """How many heads each run had, how many ever saw a later sink in the search, and how many were calibrated.
-
-    Raises:
-        DataError: no head search, or one on another checkpoint than was evaluated.
-    """
+def _heads(variant: Variant, searches: Sequence[Mapping[str, Any]]) -> Record:
+    """How many heads each run had, how many ever saw a later sink in the search, and how many were calibrated."""
     eligible, saw_sink = [], []
-    for run, sha256 in zip(variant.runs, variant.sha256, strict=True):
-        search = run.heads()
-        if search["model"]["sha256"] != sha256:
-            raise DataError(
-                f"{run.heads_path}: is of another checkpoint (SHA-256 {_short(search)}) than was evaluated "
-                f"({sha256[:12]}); repeat sinkpretrain calibrate {run.root} and sinkpretrain eval {run.root}"
-            )
+    for run, search in zip(variant.runs, searches, strict=True):
         first, last = search["layers"]
         eligible.append((last - first + 1) * run.config().model.n_heads)
         saw_sink.append(int(search["saw_sink"]))
     chosen = {rule: list(variant.heads[rule]) for rule in RULES}
     return {"eligible": eligible, "saw_sink": saw_sink, "chosen": chosen}
-
-
-def _short(search: Mapping[str, Any]) -> str:
-    return str(search["model"]["sha256"])[:12]
 
 
 def _no_op(variant: Variant, heads: Record, rule: str) -> str:

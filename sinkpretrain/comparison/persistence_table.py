@@ -20,6 +20,8 @@ def table(record: dict[str, Any]) -> str:
         sections.append(_rules(variants, "tasks", "task"))
     if any(one["metrics"] for one in variants):
         sections.append(_rules(variants, "metrics", "other metric"))
+    if about["warnings"]:
+        sections.append([_wrapped(f"! {text}.") for text in about["warnings"]])
     sections += [[_notes(about)], [_wrapped(f"Do the gains persist? {text}") for text in record["answers"].values()]]
     return "\n\n".join("\n".join(section) for section in sections)
 

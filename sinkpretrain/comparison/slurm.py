@@ -61,9 +61,7 @@ def _require_slurm() -> None:
     try:
         import submitit  # noqa: F401
     except ImportError:
-        raise ConfigError(
-            "--launcher slurm: needs submitit; install it with: pip install -c constraints.txt -e '.[slurm]'"
-        ) from None
+        raise ConfigError("--launcher slurm: needs submitit; install it with: scripts/install slurm") from None
 
 
 def _found(runs: Mapping[str, Run], root: Path) -> dict[str, str]:

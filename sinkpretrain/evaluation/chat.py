@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sinkpretrain.errors import DataError
 from sinkpretrain.evaluation.encoding import Encoder
+from sinkpretrain.records import read_record
 from sinkpretrain.runs import Run
 
 
@@ -26,7 +27,6 @@ class ChatTemplate:
         Raises:
             DataError: the template refuses the conversation, or is broken.
         """
-        from jinja2 import TemplateError
         from transformers.utils.chat_template_utils import render_jinja_template
 
         try:
@@ -38,7 +38,7 @@ class ChatTemplate:
                 bos_token=self.bos,
                 eos_token=self.eos,
             )
-        except TemplateError as error:
+        except Exception as error:  # of Jinja, of its sandbox, or of what the template computes
             raise DataError(f"the model's chat template cannot render this conversation ({error})") from error
         return str(found)
 
@@ -47,7 +47,7 @@ def template_of(run: Run, encoder: Encoder) -> ChatTemplate | None:
     """The chat template of an imported model; None for a model trained here, or one whose source brought none."""
     if not run.source_path.exists():
         return None
-    source = json.loads(run.source_path.read_text(encoding="utf-8"))
+    source = read_record(run.source_path, "sinkpretrain import")
     text = source["chat_template"] if "chat_template" in source else _in_folder(Path(source["source"]))
     if text is None:
         return None

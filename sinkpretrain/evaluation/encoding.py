@@ -1,6 +1,5 @@
 """Text as the tokens a model is evaluated on: as stock lm-evaluation-harness would encode it for the same model."""
 
-import json
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,6 +7,7 @@ from tokenizers import Tokenizer
 
 from sinkpretrain.data.store import TokenStore
 from sinkpretrain.errors import ConfigError, DataError
+from sinkpretrain.records import read_record
 from sinkpretrain.runs import Run
 
 BosChoice = Literal["auto", "none", "always"]
@@ -80,7 +80,7 @@ def encoder_of(run: Run, tokenizer: Tokenizer, bos: BosChoice = "auto") -> Encod
         ConfigError: the model has no token that could begin or end a text.
     """
     if run.source_path.exists():
-        source = json.loads(run.source_path.read_text(encoding="utf-8"))
+        source = read_record(run.source_path, "sinkpretrain import")
         end = source["eos_id"] if source.get("eos_id") is not None else source["separator_id"]
         prefix, begins = source["bos_id"] if source["bos_id"] is not None else end, source.get("begins_with_bos", False)
     else:

@@ -5,7 +5,7 @@ import functools
 import hashlib
 import json
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from lm_eval.api.model import CachingLM
 from lm_eval.evaluator import evaluate as harness_evaluate
 
 from sinkpretrain import checkpoints
-from sinkpretrain.calibration import calibrate
-from sinkpretrain.errors import ConfigError, DataError
+from sinkpretrain.calibration.act import Act, applied
+from sinkpretrain.errors import ConfigError, DataError, SinkpretrainError, check
 from sinkpretrain.evaluation.conditions import Condition
 from sinkpretrain.evaluation.encoding import BosChoice, encoder_of
 from sinkpretrain.evaluation.harness import SinkpretrainLM
@@ -26,6 +26,9 @@ from sinkpretrain.files import file_sha256, write_json
 from sinkpretrain.model.load import load_model
 from sinkpretrain.records import HELD_OUT, VANILLA, changes, read_record
 from sinkpretrain.runs import Run
+from sinkpretrain.shapes import plain
+
+logger = logging.getLogger(__name__)
 
 SAW_SINK, MOVED = "saw_sink", "moved"  # in a cache file beside the answers: what ACT did while those were computed
 
@@ -77,6 +80,7 @@ def evaluate(
             meet.
         DataError: data of a task is missing, or an item was calibrated on.
         ResumeError: no such checkpoint.
+        SinkpretrainError: ACT was to be applied, and no pass met it.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of every setting that is given to it
     model, tokenizer = load_model(run.root, step)
@@ -111,8 +115,14 @@ def evaluate(
 
 
 def record_path(run: Run, tasks: Sequence[str], name: str | None = None) -> Path:
-    """Where the record of an evaluation on these tasks is: under its name, or those of the tasks as they were given."""
-    return run.evaluation_path(name or "+".join(tasks).replace(":", "-"))
+    """Where the record of an evaluation on these tasks is: under its name, or those of the tasks as they were given.
+
+    Raises:
+        ConfigError: a name that leads out of the folder of records.
+    """
+    chosen = name or "+".join(tasks).replace(":", "-")
+    check(plain(chosen), "--name", chosen, str(plain.__doc__))
+    return run.evaluation_path(chosen)
 
 
 def fingerprint(some: Sequence[Item]) -> str:
@@ -137,37 +147,60 @@ def _entry(
     """What the record says of one condition."""
     for task in tasks.values():
         task.set_fewshot_seed(FEWSHOT_SEED)
+    batches = 0
     with contextlib.ExitStack() as stack:
-        act = None
-        if not condition.changes_nothing:
-            act = stack.enter_context(calibrate(lm.model, condition.heads, condition.settings))
-            lm.receive = functools.partial(setattr, act, "receivers_BT")
-            stack.callback(setattr, lm, "receive", None)
-        saw_sink: set[tuple[int, int]] = set()
-        earlier = moved = (0.0, 0)
+        act, kept = None, None
         answering: Any = lm
         if cache is not None:
             answering = CachingLM(lm, str(cache))
-            stack.callback(answering.dbdict.close)
-            saw_sink |= set(answering.dbdict.get(SAW_SINK, ()))
-            earlier = moved = answering.dbdict.get(MOVED, earlier)
+            kept = answering.dbdict
+            stack.callback(kept.close)
+        if not condition.changes_nothing:
+            act = stack.enter_context(_act(lm, condition, kept))
 
         def note() -> None:
-            nonlocal moved
-            if act is not None:
-                saw_sink.update(act.saw_sink)
-                moved = (earlier[0] + act.moved_mass, earlier[1] + act.rows)
-            if cache is not None:
-                answering.dbdict[SAW_SINK], answering.dbdict[MOVED] = sorted(saw_sink), moved
+            nonlocal batches
+            batches += 1
+            if act is not None and kept is not None:
+                kept[SAW_SINK], kept[MOVED] = sorted(act.saw_sink), (act.moved_mass, act.rows)
 
         lm.on_batch = note
         loaded = {"tasks": tasks, "groups": {}}
         found = harness_evaluate(lm=answering, task_dict=loaded, limit=limit, bootstrap_iters=0, log_samples=True)
     outcomes = {name: outcomes_of(task, found["samples"][name], by_task[name]) for name, task in tasks.items()}
-    record = condition.record(sorted(saw_sink))
-    if record is not None:
-        record["moved_mass"] = moved[0] / max(moved[1], 1)  # of a row of a head that met a sink in the sequence
+    record = condition.record(sorted(act.saw_sink) if act else [])
+    if act is not None:
+        assert record is not None
+        record["moved_mass"] = act.moved_mass / max(act.rows, 1)  # of a row of a head that met a sink in the sequence
+        if batches:
+            _refuse_unreached(act, condition)
     return {"act": record, "tasks": outcomes}
+
+
+@contextlib.contextmanager
+def _act(lm: SinkpretrainLM, condition: Condition, kept: Mapping[str, Any] | None) -> Iterator[Act]:
+    """ACT on the model, which is told the receiving positions; what it did for answers that are kept counts too."""
+    assert condition.settings is not None
+    with applied(lm.model, condition.heads, condition.settings) as act:
+        if kept is not None:
+            act.saw_sink |= set(kept.get(SAW_SINK, ()))
+            act.moved_mass, act.rows = kept.get(MOVED, (0.0, 0))
+        lm.receive = functools.partial(setattr, act, "receivers_BT")
+        try:
+            yield act
+        finally:
+            lm.receive = None
+
+
+def _refuse_unreached(act: Act, condition: Condition) -> None:
+    """Raise where passes were made and none met ACT; warn where it met nothing to calibrate."""
+    if not act.reached:
+        raise SinkpretrainError(
+            f"{condition.name}: the passes over the items reached no calibrated layer, so their answers would be those "
+            f"of {VANILLA}; nothing was recorded"
+        )
+    if why := act.why_nothing():
+        logger.warning("%s is a no-op: %s", condition.name, why)
 
 
 def _asks_prompts(task: Any) -> bool:

@@ -16,7 +16,7 @@ from sinkpretrain.errors import DataError
 from sinkpretrain.evaluation.head_search import Outcomes
 from sinkpretrain.evaluation.statistics import head_test
 from sinkpretrain.mappings import build, to_mapping
-from sinkpretrain.records import read_record
+from sinkpretrain.records import HEADS, read_record
 
 FALSE_SHARE = 0.05  # of the heads that the rule `corrected` chooses, at most so many are expected to be false
 HeadList = list[tuple[int, int]]
@@ -66,7 +66,7 @@ def read_heads(path: Path) -> HeadsFile:
     Raises:
         DataError: no such file, or not a record of a head search.
     """
-    content = read_record(path, "sinkpretrain calibrate RUN --tasks TASK ...")
+    content = read_record(path, "sinkpretrain calibrate RUN --tasks TASK ...", like=HEADS)
     try:
         rules = {rule: [(layer, head) for layer, head in heads] for rule, heads in content["rules"].items()}
         settings = build(Settings, content["settings"], "settings")

@@ -147,16 +147,20 @@ def _stock(name: str, manager: TaskManager) -> list[Task]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with lm-evaluation-harness's `!function package.module.name`."""
+    """YAML with lm-evaluation-harness's `!function package.module.name`, for functions of this folder alone."""
 
 
-_Loader.add_constructor("!function", lambda _, node: pkgutil.resolve_name(str(node.value)))
+def _function(_: Any, node: Any) -> Any:
+    assert node.value.startswith(f"{__package__}."), f"{node.value} is no function of {__package__}"
+    return pkgutil.resolve_name(node.value)
+
+
+_Loader.add_constructor("!function", _function)
 
 
 def read_task_file(path: Path) -> dict[str, Any]:
     """A task file on top of the one it includes; lists and mappings are replaced, not merged."""
-    with path.open(encoding="utf-8") as file:
-        own: Mapping[str, Any] = yaml.load(file, Loader=_Loader)
+    own: Mapping[str, Any] = _Loader(path.read_text(encoding="utf-8")).get_single_data()
     base = read_task_file(path.parent / own["include"]) if "include" in own else {}
     return base | {key: value for key, value in own.items() if key != "include"}
 

@@ -1,6 +1,7 @@
 """One intervention at its strengths, beside the untouched model and its controls, over samples of text."""
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +12,8 @@ from sinkpretrain.interventions.base import NeuronOptions, chosen_layers, chosen
 from sinkpretrain.metrics.super_neurons import DEVIATIONS
 from sinkpretrain.records import UNTOUCHED
 from sinkpretrain.subject import Subject
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +91,8 @@ def run_experiment(
     layer of means over sequences. The same of position 0: `first_token_attention` (mean over queries t >= 1 of the
     weight on it), `sink_rate_first`, `dominance_first`, `neuron_peak_first`. Of all: `perplexity`, and
     `entropy_others`, the mean entropy in nats of the rows of queries t >= 1 other than the position's. By position
-    `score_by_position`; by layer `score_by_layer` (at the position) and `first_by_layer`.
+    `score_by_position`; by layer `score_by_layer` (at the position) and `first_by_layer`. `changed` says whether the
+    condition changed anything; `about.changed_nothing` names those that never did, of which a warning tells too.
 
     Raises:
         ConfigError: a layer or position that the model or the text does not have.
@@ -112,9 +116,21 @@ def run_experiment(
                 row = {"condition": condition.name, "strength": condition.strength, "position": position, "seed": seed}
                 rows.append(row | read_condition(subject.model, condition, batch, position))
                 progress(seed, f"{condition.name} {condition.strength or ''}".strip())
+    about["changed_nothing"] = changed_nothing(rows)
+    if about["changed_nothing"]:
+        named = ", ".join(about["changed_nothing"])
+        logger.warning(
+            "%s: %s changed nothing in any row, which are those of the untouched model", subject.run.root, named
+        )
     record = {"about": about, "rows": rows}
     write_json(subject.run.intervention_path(experiment.name), record)
     return record
+
+
+def changed_nothing(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The conditions with an intervention of which no row says that it changed anything."""
+    names = dict.fromkeys(row["condition"] for row in rows if row["condition"] != UNTOUCHED)
+    return [name for name in names if not any(row["changed"] for row in rows if row["condition"] == name)]
 
 
 def conditions(experiment: Experiment, position: int, seed: int) -> Iterator[Condition]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sinkpretrain.data.windows import IGNORED, Batch
-from sinkpretrain.interventions.base import intervene
+from sinkpretrain.interventions.base import Effect, applied
 from sinkpretrain.metrics.base import Arrays, LayerView, Metric, Sums, above, at_least_float32, mean, sum_by_position
 from sinkpretrain.metrics.sink_rate import THRESHOLD
 from sinkpretrain.model.llama import Llama, next_token_loss, perplexity
@@ -32,15 +32,15 @@ class Condition:
 
 
 def read_condition(model: Llama, condition: Condition, batch: Batch, position: int) -> dict[str, Any]:
-    """What a row says of one condition: one pass over the batch."""
-    change = nullcontext() if condition.kind is None else intervene(model, condition.kind, **condition.options)
+    """What a row says of one condition: one pass over the batch. `changed`: whether the condition changed anything."""
+    change = nullcontext(Effect()) if condition.kind is None else applied(model, condition.kind, **condition.options)
     layers: list[Arrays] = []
     metric = _Reading()
 
     def visit(view: LayerView) -> None:
         layers.append({key: value.cpu().numpy() for key, value in metric.measure(view).items()})
 
-    with measuring(model), change:
+    with measuring(model), change as effect:
         resid_BTC = measure_layers(model, Sequences(batch.tokens_BT, batch.document_BT), [metric], visit)
         nats = sum(  # a sequence's logits exist at a time
             float(next_token_loss(model.head(model.norm(resid_BTC[row, None])), target_T[None]))
@@ -48,7 +48,7 @@ def read_condition(model: Llama, condition: Condition, batch: Batch, position: i
         )
     targets = int((batch.targets_BT != IGNORED).sum())
     sums = {key: np.stack([layer[key] for layer in layers]) for key in layers[0]}
-    row = {**_row(metric.finish(sums), position), "perplexity": perplexity(nats / targets)}
+    row = {**_row(metric.finish(sums), position), "perplexity": perplexity(nats / targets), "changed": effect.changed}
     return {name: _json(value) for name, value in row.items()}
 
 

@@ -29,6 +29,7 @@ def table(record: dict[str, Any]) -> str:
     for (condition, strength, position), rows in by_condition(record).items():
         label = f"{condition}{'' if strength is None else f' {strength:g}'} at {position}"
         lines.append(f"{label:<{LABEL}}" + "".join(f"{_cell(rows, name):>{CELL}}" for name in QUANTITIES))
+    lines += [f"! {name} changed nothing: it is the untouched model" for name in about.get("changed_nothing", ())]
     return "\n".join(lines)
 
 

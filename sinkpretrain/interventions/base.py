@@ -3,21 +3,23 @@
 Shapes use B batch, T positions, N tokens at the position, H query heads, D head size, F feed-forward neurons.
 """
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from sinkpretrain import registry
-from sinkpretrain.attention.base import AttentionWeights, Mask
+from sinkpretrain.attention.base import ROWS, AttentionWeights, Mask
 from sinkpretrain.errors import check
 from sinkpretrain.metrics.super_neurons import neurons
 from sinkpretrain.model.llama import Llama
-from sinkpretrain.taps import replace
+from sinkpretrain.taps import Tap, replace, watch
 
 
 class Intervention(ABC):
@@ -36,16 +38,104 @@ class Intervention(ABC):
         """The change, inside a `with` block."""
 
 
+class NothingChanged(UserWarning):
+    """What was done to a model changed nothing of what it computes: results are those of the untouched model."""
+
+
+@dataclass
+class Effect:
+    """What an intervention has done so far."""
+
+    places: int = 0  # taps and masks that it acts on
+    passes: int = 0  # forward passes of the model
+    changed: bool = False  # whether anything became different at any place in any pass
+
+    def why_nothing(self) -> str:
+        """Why nothing was changed; empty where something was."""
+        if self.changed:
+            return ""
+        if not self.passes:
+            return "no forward pass of this model was made"
+        if not self.places:
+            return "it has nothing to act on: no layers, or no super neuron in them"
+        return (
+            "its strength is the neutral one, or no document is long enough for its position, or position 0 sees only "
+            "itself anyway, or the passes avoid the taps it acts on"
+        )
+
+
 @contextmanager
-def intervene(model: Llama, name: str, **options: Any) -> Iterator[None]:
+def intervene(model: Llama, name: str, **options: Any) -> Iterator[Effect]:
     """One intervention of the registry, inside the block: `intervene(model, "isolate_position", position=10)`.
+
+    Leaving the block warns of `NothingChanged` where every pass was that of the untouched model, or none was made.
 
     Raises:
         ConfigError: an unknown intervention or option, a missing one, or a layer or position the model does not have.
     """
+    with applied(model, name, **options) as effect:
+        yield effect
+    if why := effect.why_nothing():
+        warnings.warn(f"{name} changed nothing, forward passes: {effect.passes}; {why}", NothingChanged, stacklevel=3)
+
+
+@contextmanager
+def applied(model: Llama, name: str, **options: Any) -> Iterator[Effect]:
+    """`intervene` for callers that look at the effect themselves: it warns of nothing."""
     kind = registry.load("interventions", name)
-    with kind(registry.build_options("interventions", name, options, f"intervene {name}")).applied_to(model):
+    change = kind(registry.build_options("interventions", name, options, f"intervene {name}")).applied_to(model)
+    taps: list[list[Any]] = [module.watchers for module in model.modules() if isinstance(module, Tap)]
+    masks: list[list[Any]] = [weights_of(model, layer).mask_edits for layer in range(model.config.n_layers)]
+    there = [len(steps) for steps in taps + masks]
+    effect, visits = Effect(), dict.fromkeys(range(model.config.n_layers), 0)
+
+    def count(layer: int, _: Tensor) -> None:
+        visits[layer] += 1
+        effect.passes = max(visits.values())
+
+    with change, ExitStack() as stack:
+        for place, (steps, first) in enumerate(zip(taps + masks, there, strict=True)):
+            if len(steps) > first:
+                differ = _unequal if place < len(taps) else _show_other_keys
+                stack.enter_context(_compared(steps, first, differ, effect))
+        for layer in visits:
+            stack.enter_context(watch(model, "resid_in", partial(count, layer), layer))
+        yield effect
+
+
+@contextmanager
+def _compared(steps: list[Any], first: int, differ: Callable[[Any, Any], bool], effect: Effect) -> Iterator[None]:
+    """Note whether what goes through the last steps of a chain, from `first` on, comes out different."""
+    given: list[Any] = []
+
+    def before(value: Any) -> Any:
+        given[:] = [value]
+        return value
+
+    def after(value: Any) -> Any:
+        effect.changed = effect.changed or differ(given[0], value)
+        return value
+
+    effect.places += 1
+    steps.insert(first, before)
+    steps.append(after)
+    try:
         yield
+    finally:
+        steps.remove(before)
+        steps.remove(after)
+
+
+def _unequal(one: Tensor, other: Tensor) -> bool:
+    return not torch.equal(one, other)
+
+
+def _show_other_keys(one: Mask, other: Mask) -> bool:
+    """Whether some query sees other keys by one mask than by the other."""
+    if one is other:
+        return False
+    blocks = ((first, min(first + ROWS, one.tokens)) for first in range(one.before, one.tokens, ROWS))
+    return any(not torch.equal(one.visible(*rows), other.visible(*rows)) for rows in blocks)
 
 
 def chosen_layers(model: Llama, layers: Sequence[int] | None) -> list[int]:

@@ -72,7 +72,12 @@ def inputs(strength=2.0):
 
 def seam(settings, receivers_BT=None):
     act = SimpleNamespace(
-        settings=settings, sinks={}, saw_sink=set(), receivers_BT=receivers_BT, note_moved=lambda moved: None
+        settings=settings,
+        sinks={},
+        saw_sink=set(),
+        reached=set(),
+        receivers_BT=receivers_BT,
+        note_moved=lambda moved: None,
     )
     return LayerSeam(act, 0, torch.ones(HEADS, dtype=torch.bool))
 

@@ -51,7 +51,7 @@ def write_act_run(
         act = {
             "rule": rule,
             "heads": used,
-            "settings": SETTINGS | {"columns": name},
+            "settings": SETTINGS | {"columns": "random" if name == "equal-mass" else "sinks"},
             "saw_sink": used if met_sink else [],
         }
         moved = {task: flipped(rng, vanilla[task], shift if used and met_sink else None, flips) for task in tasks}
@@ -70,7 +70,9 @@ def write_act_run(
     ]
     search = {"model": identity, "settings": SETTINGS, "tasks": {}, "items": 100, "layers": [2, LAYERS - 2]}
     search |= {"vanilla": {"accuracy": 0.4, "logprob": -3.0}, "heads": rows, "saw_sink": saw_sink}
-    search |= {"rules": {"paper": heads, "corrected": heads}}
+    search |= {
+        "rules": {name.removeprefix("act-"): heads if name in rules else [] for name in ("act-paper", "act-corrected")}
+    }
     write_json(run.heads_path, search)
     return run
 

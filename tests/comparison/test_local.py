@@ -372,5 +372,5 @@ def test_print_gives_commands_that_work(experiment, tmp_path, capsys):
     )
     commands = capsys.readouterr().out.splitlines()
     assert len(commands) == 2
-    subprocess.run(commands[0], shell=True, check=True, capture_output=True, timeout=120, cwd=ROOT)
+    subprocess.run(["bash", "-c", commands[0]], check=True, capture_output=True, timeout=120, cwd=ROOT)
     assert Run(tmp_path / "runs" / "trial" / "softmax-s0").status()["state"] == "done"

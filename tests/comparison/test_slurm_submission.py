@@ -198,7 +198,7 @@ def test_without_slurm_the_ways_out_are_named(make, tmp_path, monkeypatch, capsy
 
 def test_without_submitit_its_installation_is_named(slurm, make, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(ConfigError, match=r"needs submitit; install it with: pip install .*\[slurm\]"):
+    with pytest.raises(ConfigError, match=r"needs submitit; install it with: scripts/install slurm"):
         submit(make(), tmp_path / "runs")
 
 

@@ -37,13 +37,14 @@ def write_run(
 ):
     """A run whose validation loss falls in a line from UNTRAINED to `final`, or has a curve: (share of steps, loss)."""
     run = Run(root / f"{variant}-lr{rate:g}-s{seed}")
-    run.create(small(variant, seed, rate, overrides))
+    config = small(variant, seed, rate, overrides)
+    run.create(config)
     write_json(run.data_manifest_path, {"fingerprint": text * 64})
     points = curve or [(0, UNTRAINED), (0.5, (UNTRAINED + final) / 2), (1, final)]
     for share, loss in points:
-        run.append_metrics({"step": int(share * STEPS), "tokens": share * TOKENS, "seconds": 1.0, "val/loss": loss})
-    if probed:
-        run.append_metrics({"step": STEPS, "tokens": TOKENS, "seconds": 1.0, **probed})
+        step = int(share * config.steps)
+        row = {"step": step, "tokens": step * config.tokens_per_step, "seconds": 1.0, "val/loss": loss}
+        run.append_metrics(row | (probed or {} if share == points[-1][0] else {}))
     run.write_status(state, parameters=1000, flops_per_token=6e3, **({"error": error} if error else {}))
     return run
 

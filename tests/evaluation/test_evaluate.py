@@ -9,7 +9,8 @@ from lm_eval.models.huggingface import HFLM
 from stock_tasks import answers_of, stock_task, write_documents, write_items
 
 from sinkpretrain.calibration import Settings
-from sinkpretrain.errors import ConfigError, DataError
+from sinkpretrain.errors import ConfigError, DataError, SinkpretrainError
+from sinkpretrain.evaluation import evaluate as evaluating
 from sinkpretrain.evaluation import harness
 from sinkpretrain.evaluation.conditions import ABLATIONS, Condition, ablation, all_heads, conditions_of, vanilla
 from sinkpretrain.evaluation.encoding import encoder_of
@@ -52,7 +53,7 @@ def test_a_record_has_every_item_under_every_condition(run, text, capsys):
     assert about["model"] == model_identity(run, 12)
     assert (
         about["model"]["sha256"]
-        == json.loads((run.checkpoints / "step_00000012" / "manifest.json").read_text())["model.safetensors"]
+        == json.loads((run.checkpoints / "step_00000012" / "manifest.json").read_text())["files"]["model.safetensors"]
     )
     assert (about["tasks"], about["fewshot"], about["limit"], about["text"]) == (EMBEDDED, 0, 20, str(text["text"]))
     found = record["conditions"]["act-paper"]
@@ -81,9 +82,10 @@ def test_conditions_are_added_and_replaced(run, text):
     assert record["conditions"]["act-paper"]["act"]["settings"]["alpha"] == 1.5
 
 
-def test_no_sink_is_recorded_as_such_and_no_head_needs_no_pass(run, text, monkeypatch):
+def test_no_sink_is_recorded_as_such_and_no_head_needs_no_pass(run, text, monkeypatch, caplog):
     blind = Settings(first_layer=0, last_layer=1, alpha=1e6)
     record = evaluate(run, 12, EMBEDDED[:1], [vanilla(), act("blind", settings=blind)], **text)
+    assert "blind is a no-op: none of the 4 heads met a later sink" in caplog.text
     assert record["conditions"]["blind"]["act"]["saw_sink"] == []
     assert outcomes(record, "blind") == outcomes(record, "vanilla")
     monkeypatch.setattr(harness, "score", None)
@@ -92,6 +94,16 @@ def test_no_sink_is_recorded_as_such_and_no_head_needs_no_pass(run, text, monkey
     assert outcomes(record, "none") == outcomes(record, "vanilla")
     assert "blind: no-op" in table(record)
     assert "none: no head was chosen" in table(record)
+
+
+def test_act_that_no_pass_meets_is_refused(run, text, monkeypatch):
+    """As where the model that answers is not the one that is calibrated: nothing would tell its answers from others."""
+    calibrated = evaluating.applied
+    other, _ = load_model(run.root, 12)
+    monkeypatch.setattr(evaluating, "applied", lambda model, *more: calibrated(other, *more))
+    with pytest.raises(SinkpretrainError, match="act-paper: the passes over the items reached no calibrated layer"):
+        evaluate(run, 12, EMBEDDED[:1], [vanilla(), act()], **text)
+    assert list(run.evaluation("embedded_continuation")["conditions"]) == ["vanilla"]
 
 
 def test_another_evaluation_is_refused_by_what_differs(run, text):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import synthetic_act
 
-from sinkpretrain.config import Config, ModelConfig, OptimizerConfig
+from sinkpretrain.config import Config, ModelConfig, OptimizerConfig, ValidationConfig
 from sinkpretrain.files import write_json
 from sinkpretrain.runs import Run
 
@@ -36,6 +36,7 @@ def config(variant: str, seed: int) -> Config:
     model = ModelConfig(n_layers=LAYERS, context_length=POSITIONS, attention=ATTENTION.get(variant, {}))
     optimizer = OptimizerConfig(learning_rate=2e-3 if variant == "head_rmsnorm" else 1e-3)
     budget = {"tokens": 2048 * STEPS, "global_batch_size": 16, "micro_batch_size": 16}
+    budget |= {"validation": ValidationConfig(every=100)}
     return Config(name="demo", variant=variant, seed=seed, model=model, optimizer=optimizer, **budget)
 
 

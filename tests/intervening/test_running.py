@@ -87,6 +87,12 @@ def test_the_record_holds_every_condition_of_every_sample(subject):
     found = [(row["seed"], row["position"], row["condition"]) for row in record["rows"]]
     assert found == [(s, p, c) for s in (0, 1) for p in (3, POSITION) for c in ("none", "isolate_position")]
     assert len(told) == 8
+    assert {(row["condition"], row["changed"]) for row in record["rows"]} == {
+        ("none", False),
+        ("isolate_position", True),
+    }
+    assert record["about"]["changed_nothing"] == []
+    assert "!" not in table(record)
     assert record["about"]["position"] == 3
     assert record["about"]["seeds"] == [0, 1]
     first, second = (row["perplexity"] for row in record["rows"] if row["condition"] == "none" and row["position"] == 3)
@@ -134,10 +140,26 @@ def test_without_super_neurons_there_is_nothing_to_ablate(subject):
     assert not subject.run.interventions()
 
 
-def test_neutral_strengths_move_nothing(subject):
+def test_neutral_strengths_move_nothing_and_it_is_said(subject, caplog):
     record = run_experiment(subject, experiment("amplify_variance", layers=[0], strengths=[1.0]))
+    every = ["amplify_variance", "scale_norm", "random_direction"]
+    assert record["about"]["changed_nothing"] == every
+    assert f"{', '.join(every)} changed nothing in any row, which are those of the untouched model" in caplog.text
+    assert "! scale_norm changed nothing: it is the untouched model" in table(record)
     rows = [{k: v for k, v in row.items() if k not in ("condition", "strength")} for row in record["rows"][:4]]
     assert rows[0] == rows[1] == rows[2] == rows[3]
+
+
+def test_a_neutral_strength_beside_others_is_no_warning(subject, caplog):
+    record = run_experiment(subject, experiment("amplify_variance", layers=[0], strengths=[1.0, 3.0]))
+    assert record["about"]["changed_nothing"] == []
+    assert not caplog.records
+
+
+def test_isolating_the_first_position_is_said_to_change_nothing(subject, caplog):
+    record = run_experiment(subject, experiment(positions=[0]))
+    assert record["about"]["changed_nothing"] == ["isolate_position"]
+    assert "isolate_position changed nothing" in caplog.text
 
 
 def test_the_usual_sweeps_can_be_run_with_every_name():
