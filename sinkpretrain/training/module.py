@@ -130,8 +130,8 @@ class PretrainModule(L.LightningModule):
 
     def of_all_ranks(self, own: Tensor) -> Tensor:
         """A tensor of each rank, stacked in their order, shape (ranks, ...); every rank must ask."""
-        gathered: Any = self.all_gather(own)
-        stacked: Tensor = gathered.reshape(self.trainer.world_size, *own.shape)
+        every: Any = self.all_gather(own)
+        stacked: Tensor = every.reshape(self.trainer.world_size, *own.shape)
         return stacked
 
     def _refuse_unused(self) -> None:

@@ -145,13 +145,23 @@ def _open(run: Run, config: Config, store: TokenStore, resume: bool) -> bool:
 
 
 def _set_damaged_aside(run: Run) -> None:
-    """Rename the checkpoints that are newer than the newest whole one, and say so."""
+    """Rename the checkpoints that are newer than the newest whole one, and say so.
+
+    Raises:
+        ResumeError: there are checkpoints, and none is whole.
+    """
     step, problems = checkpoints.newest_valid(run.checkpoints)
-    for damaged in (later for later in checkpoints.steps(run.checkpoints) if step is None or later > step):
+    if problems and step is None:
+        raise ResumeError(
+            f"{run.root}: has no whole checkpoint to go on from ({'; '.join(problems)}); bring one back, or start "
+            "again with another --out"
+        )
+    for damaged in (later for later in checkpoints.steps(run.checkpoints) if step is not None and later > step):
         checkpoints.set_aside(checkpoints.path_of(run.checkpoints, damaged))
     for problem in problems:
-        used = "none, the run starts again" if step is None else f"step {step}"
-        logger.warning("%s; using %s. It was renamed to %s..., delete it at will", problem, used, checkpoints.DAMAGED)
+        logger.warning(
+            "%s; using step %d. It was renamed to %s..., delete it at will", problem, step, checkpoints.DAMAGED
+        )
 
 
 def _restore(run: Run) -> Checkpoint | None:

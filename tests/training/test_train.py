@@ -306,6 +306,21 @@ def test_an_altered_checkpoint_is_named_and_the_older_used(tmp_path, finished, s
     assert without_speed(run) == without_speed(finished)
 
 
+def test_a_run_without_a_whole_checkpoint_is_not_started_over(tmp_path, small_config, with_callback):
+    """Its record would be lost too."""
+    with_callback(Interrupt(9))
+    with pytest.raises(Preempted):
+        train(small_config(), tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints").glob("*/optimizer.pt"):
+        path.unlink()
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with pytest.raises(
+        ResumeError, match="has no whole checkpoint .*step_00000009: optimizer.pt is missing"
+    ):
+        train(small_config(), tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
 def test_accumulation_does_not_change_the_curve(tmp_path, finished, small_config):
     run = train(small_config({"micro_batch_size": 2}), tmp_path / "run")
     np.testing.assert_allclose(losses(run), losses(finished), rtol=2e-5)
