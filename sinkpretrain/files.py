@@ -40,8 +40,7 @@ def _write_whole(path: Path, write: Callable[[IO[bytes]], Any], size: int) -> No
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.unlink(missing_ok=True)
-        with naming_full_disk(path, size), temporary.open("xb") as file:  # new: never through a link that lies there
+        with naming_full_disk(path, size), open(temporary, "wb", opener=_no_link) as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())

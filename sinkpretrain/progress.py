@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -9,6 +10,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 LINE_EVERY = 10.0  # seconds
+
+
+def progress_text(values: Mapping[str, float]) -> str:
+    """The losses and the speed among these values, for a progress display."""
+    shown = {"train/loss": "train {:.3f}", "val/loss": "val {:.3f}", "perf/tokens_per_s": "{:,.0f} tokens/s"}
+    return "  ".join(text.format(values[name]) for name, text in shown.items() if name in values)
 
 
 class Display:

@@ -46,12 +46,6 @@ def yaml_of(config: Config) -> bytes:
     return yaml.safe_dump(to_mapping(config), sort_keys=False).encode()
 
 
-def progress_text(values: Mapping[str, float]) -> str:
-    """The losses and the speed among these values, for a progress display."""
-    shown = {"train/loss": "train {:.3f}", "val/loss": "val {:.3f}", "perf/tokens_per_s": "{:,.0f} tokens/s"}
-    return "  ".join(text.format(values[name]) for name, text in shown.items() if name in values)
-
-
 def _is_row(row: Any) -> bool:
     """Whether a line of metrics.jsonl is what training writes; a diverged loss is NaN."""
     is_mapping = isinstance(row, dict) and type(row.get("step")) is int and row["step"] >= 0
@@ -166,13 +160,19 @@ class Run(Results):
         """The manifest of the token store that the run reads."""
         return self.root / DATA_MANIFEST
 
-    def refuse_other_data(self, fingerprint: str) -> None:
-        """Raise where this run was started on another token store."""
-        before = str(read_record(self.data_manifest_path, "sinkpretrain train").get("fingerprint"))
+    def refuse_other_data(self, data: Mapping[str, Any]) -> None:
+        """Raise where this run was started on another token store, or on other windows of it."""
+        record = read_record(self.data_manifest_path, "sinkpretrain train")
+        before, fingerprint = str(record.get("fingerprint")), str(data["fingerprint"])
         if before != fingerprint:
             raise ResumeError(
                 f"{self.root}: was started on another token store (fingerprint {before[:12]}, now {fingerprint[:12]}); "
                 "bring the old store back, or use another --out"
+            )
+        if record.get("token_hashes", data["token_hashes"]) != data["token_hashes"]:
+            raise ResumeError(
+                f"{self.root}: was started on other windows of these tokens, by code that ordered them otherwise; go "
+                "on with that code, or use another --out"
             )
 
     @contextmanager

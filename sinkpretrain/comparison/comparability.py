@@ -13,9 +13,11 @@ from sinkpretrain.records import changes
 from sinkpretrain.runs import Run
 
 FINGERPRINT, TOKENIZER = "token store", "tokenizer"
+TOKENS = {"train": "tokens of the first steps", "validation": "tokens of validation"}
 SAME_TEXT = (  # other text, other targets, or another order of training
     FINGERPRINT,
     TOKENIZER,
+    *TOKENS.values(),
     "data.seed",
     "data.bos",
     "data.document_mask",
@@ -42,7 +44,8 @@ def refuse_incomparable(outcomes: Sequence[Outcome]) -> None:
     first: dict[str, Outcome] = {}
     for one in begun:
         base = begun[0]
-        pair = [{key: settings[of.root][key] for key in SAME_TEXT} for of in (base, one)]
+        known = [key for key in SAME_TEXT if key in settings[base.root] and key in settings[one.root]]
+        pair = [{key: settings[of.root][key] for key in known} for of in (base, one)]
         if listed := changes(*pair):
             raise ConfigError(
                 f"{base.root} and {one.root} cannot be compared: {listed}; their losses are of other text, other "
@@ -94,12 +97,13 @@ def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _data(outcome: Outcome) -> dict[str, str]:
-    """What the manifest of a run's token store says of its text and its tokenizer, by short hashes."""
+    """What a run noted of its text, its tokenizer and the tokens it read, by short hashes; some noted no tokens."""
     path = Run(outcome.root).data_manifest_path
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         tokenizer = str(manifest.get("tokenizer_sha256", ""))[:12]
-        return {FINGERPRINT: str(manifest["fingerprint"])[:12], TOKENIZER: tokenizer}
+        read = {TOKENS[split]: str(of)[:12] for split, of in manifest.get("token_hashes", {}).items()}
+        return {FINGERPRINT: str(manifest["fingerprint"])[:12], TOKENIZER: tokenizer, **read}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise DataError(
             f"{path}: cannot be read, or has no fingerprint; without it nobody can tell whether two runs were trained "

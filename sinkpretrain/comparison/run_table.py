@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 
 from sinkpretrain.comparison.attempts import Attempts, Standing
-from sinkpretrain.runs import progress_text
+from sinkpretrain.progress import progress_text
 
 SECONDS_BETWEEN_LINES = 15.0
 SECONDS_BETWEEN_TABLES = 0.5

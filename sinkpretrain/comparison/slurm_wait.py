@@ -10,7 +10,8 @@ from sinkpretrain.comparison.members import diverged_error, final_state
 from sinkpretrain.comparison.slurm_queue import QueuedJob, queue, read_jobs
 from sinkpretrain.comparison.slurm_task import read_job_record
 from sinkpretrain.errors import SinkpretrainError
-from sinkpretrain.runs import Run, progress_text
+from sinkpretrain.progress import progress_text
+from sinkpretrain.runs import Run
 
 POLL_SECONDS = 5.0
 SECONDS_BETWEEN_LINES = 15.0

@@ -1,12 +1,13 @@
 """The data module: the micro-batches of this rank, in the order that the windows fix."""
 
+import hashlib
 import multiprocessing
 import os
 import re
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing.process import BaseProcess
@@ -21,6 +22,7 @@ from sinkpretrain.data.store import TokenStore
 from sinkpretrain.data.windows import Batch, Windows
 from sinkpretrain.errors import SinkpretrainError
 
+STEPS_HASHED = 4  # of training, by which runs can tell that they read the same windows in the same order
 PREFETCH = 4  # micro-batches a worker keeps ready
 # What torch says of a worker that is gone.
 GONE = re.compile(r"DataLoader worker \(pid\S* (?P<pids>[\d, ]+)\) (?:is killed by signal: (?P<signal>[^.]+)|exited)")
@@ -139,6 +141,17 @@ class WindowsDataModule(L.LightningDataModule):
             worker_init_fn=partial(_begin_worker, os.getpid()) if workers else None,
         )
 
+    def token_hashes(self) -> dict[str, str]:
+        """SHA-256 of tokens and targets, as training reads them, of the first steps and of all validation windows.
+
+        Raises:
+            DataError: the validation split has fewer windows than are asked for.
+        """
+        first = (self.train_windows.ids(step, self.config.global_batch_size) for step in range(STEPS_HASHED))
+        ids = {"train": list(first), "validation": [self.validation_windows.fixed(self.config.validation.windows)]}
+        windows = {"train": self.train_windows, "validation": self.validation_windows}
+        return {split: _sha256(windows[split].batch(of_step) for of_step in ids[split]) for split in windows}
+
     def validation_batches(self, count_windows: int, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
         """The fixed validation windows of this rank: every `world_size`-th batch, and a rank may have none.
 
@@ -151,6 +164,14 @@ class WindowsDataModule(L.LightningDataModule):
         size = self.config.micro_batch_size
         starts = range(rank * size, len(ids), world_size * size)
         return (self.validation_windows.batch(ids[start : start + size]) for start in starts)
+
+
+def _sha256(batches: Iterable[Batch]) -> str:
+    digest = hashlib.sha256()
+    for batch in batches:
+        for part in filter(torch.is_tensor, batch):
+            digest.update(part.numpy().data)
+    return digest.hexdigest()
 
 
 def _begin_worker(training: int, worker: int) -> None:

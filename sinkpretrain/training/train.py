@@ -131,16 +131,18 @@ def sized(config: Config) -> Config:
 
 def _open(run: Run, config: Config, store: TokenStore, resume: bool) -> bool:
     """Make the run folder, or check that it holds this very run; False when that is done already."""
+    data = {**store.manifest, "fingerprint": store.fingerprint}
+    data["token_hashes"] = WindowsDataModule(store, config).token_hashes()
     if resume and run.config_path.exists():
         run.refuse_other_config(config)
-        run.refuse_other_data(store.fingerprint)
+        run.refuse_other_data(data)
         if run.status().get("state") == "done":
             return False
         run.note_resumption(environment.describe())
         return True
     config_sha256 = hashlib.sha256(yaml_of(config)).hexdigest()
     began = {**environment.describe(), "config_sha256": config_sha256}
-    run.create(config, {ENVIRONMENT: began, DATA_MANIFEST: {**store.manifest, "fingerprint": store.fingerprint}})
+    run.create(config, {ENVIRONMENT: began, DATA_MANIFEST: data})
     return True
 
 

@@ -126,6 +126,18 @@ def test_the_fingerprints_of_training_are_those_of_the_untrained_model(small_run
     )
 
 
+@pytest.mark.parametrize(
+    ("split", "named"), [("train", "tokens of the first steps"), ("validation", "tokens of validation")]
+)
+def test_other_tokens_from_one_store_are_refused(runs, split, named):
+    """As a run would read whose code orders the same store otherwise."""
+    for run, digest in zip(runs, "ab", strict=False):
+        hashes = {"train": "0" * 64, "validation": "0" * 64, split: digest * 64}
+        altered(run.data_manifest_path, lambda record, hashes=hashes: record.update(token_hashes=hashes))
+    with pytest.raises(ConfigError, match=f"{named} was 'aaaaaaaaaaaa', is 'bbbbbbbbbbbb'"):
+        compare(runs)
+
+
 def test_another_tokenizer_is_named(runs):
     for run, digest in zip(runs, "aaab", strict=True):
         altered(run.data_manifest_path, lambda record, digest=digest: record.update(tokenizer_sha256=digest * 64))

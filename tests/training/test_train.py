@@ -233,6 +233,27 @@ def test_a_fast_path_that_is_another_variant_never_trains(tmp_path, small_config
     assert not (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
+def test_a_run_notes_the_tokens_it_reads(tmp_path, finished, small_config, with_callback, monkeypatch):
+    """The same for every variant and seed, and for a run that goes on; another order is refused."""
+    from sinkpretrain.data.windows import Windows
+
+    def noted(run):
+        return json.loads(run.data_manifest_path.read_text())["token_hashes"]
+
+    other = {"seed": 1, "model": {"attention": {"weights": {"name": "sigmoid"}}}}
+    assert noted(train(small_config(other), tmp_path / "other")) == noted(finished)
+    shuffled = train(small_config({"data": {"seed": 1}}), tmp_path / "shuffled")
+    assert noted(shuffled)["train"] != noted(finished)["train"]
+    assert noted(shuffled)["validation"] == noted(finished)["validation"]
+    with_callback(Interrupt(5))
+    with pytest.raises(Preempted):
+        train(small_config(), tmp_path / "run")
+    original = Windows.ids
+    monkeypatch.setattr(Windows, "ids", lambda self, step, size: original(self, step + 1, size))
+    with pytest.raises(ResumeError, match="was started on other windows of these tokens"):
+        train(small_config(), tmp_path / "run", resume=True)
+
+
 def test_a_run_records_what_its_weights_began_as(tmp_path, finished, small_config):
     began = json.loads(finished.initial_weights_path.read_text())
     other = train(small_config({"model": {"attention": {"output": [{"name": "head_rmsnorm"}]}}}), tmp_path / "other")
@@ -314,9 +335,7 @@ def test_a_run_without_a_whole_checkpoint_is_not_started_over(tmp_path, small_co
     for path in (tmp_path / "run" / "checkpoints").glob("*/optimizer.pt"):
         path.unlink()
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
-    with pytest.raises(
-        ResumeError, match="has no whole checkpoint .*step_00000009: optimizer.pt is missing"
-    ):
+    with pytest.raises(ResumeError, match="has no whole checkpoint .*step_00000009: optimizer.pt is missing"):
         train(small_config(), tmp_path / "run", resume=True)
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
 

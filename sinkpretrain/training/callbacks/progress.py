@@ -7,7 +7,7 @@ import lightning as L
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sinkpretrain.runs import progress_text
+from sinkpretrain.progress import progress_text
 from sinkpretrain.training.callbacks.base import StepCallback
 from sinkpretrain.training.module import PretrainModule
 
