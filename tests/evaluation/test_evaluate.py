@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -246,6 +247,19 @@ def test_the_conditions_of_a_head_search(searched):
     assert found["equal-mass"].heads == found["act-paper"].heads
     assert found["equal-mass"].settings.columns == "random"
     assert found["act-paper"].settings == EASY
+
+
+def test_the_random_control_draws_from_all_heads_that_saw_a_sink(searched):
+    """Whatever the rule chose: over seeds every pair of the three is drawn."""
+
+    def drawn(seed, chosen):
+        file = replace(searched, settings=replace(EASY, seed=seed), rules={"paper": chosen, "corrected": []})
+        (found,) = (one.heads for one in conditions_of(file, ("paper",), controls=True) if one.name == "random-heads")
+        return tuple(found)
+
+    by_seed = [drawn(seed, [(0, 0), (1, 0)]) for seed in range(20)]
+    assert set(by_seed) == {((0, 0), (0, 1)), ((0, 0), (1, 0)), ((0, 1), (1, 0))}
+    assert by_seed == [drawn(seed, [(0, 1), (1, 0)]) for seed in range(20)]
 
 
 def test_the_papers_ablations(searched):

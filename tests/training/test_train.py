@@ -240,7 +240,8 @@ def test_a_run_notes_the_tokens_it_reads(tmp_path, finished, small_config, with_
     def noted(run):
         return json.loads(run.data_manifest_path.read_text())["token_hashes"]
 
-    other = {"seed": 1, "model": {"attention": {"weights": {"name": "sigmoid"}}}}
+    attention = {"weights": {"name": "sigmoid"}, "output": [{"name": "head_rmsnorm"}]}
+    other = {"seed": 1, "model": {"attention": attention}}
     assert noted(train(small_config(other), tmp_path / "other")) == noted(finished)
     shuffled = train(small_config({"data": {"seed": 1}}), tmp_path / "shuffled")
     assert noted(shuffled)["train"] != noted(finished)["train"]

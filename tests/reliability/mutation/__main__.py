@@ -59,8 +59,8 @@ def _caught(mutant: Mutant, folder: Path, store: Path) -> str:
             shutil.copy2(ROOT / name, copy / name)
     path = copy / mutant.file
     path.write_text(mutated(mutant, path.read_text(encoding="utf-8")), encoding="utf-8")
-    by = [found for found in (_by_runs(copy, store), _by_tests(copy, mutant.ask) or _by_tests(copy, "tests")) if found]
-    return "; ".join(by)
+    by = [found for found in (_by_runs(copy, store), _by_tests(copy, mutant.ask)) if found]
+    return "; ".join(by) or _by_tests(copy, "tests")
 
 
 def mutated(mutant: Mutant, text: str) -> str:

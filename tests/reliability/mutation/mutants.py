@@ -81,7 +81,7 @@ MUTANTS = (
         path="data/windows.py",
         old="            seed=data.seed,\n",
         new="            seed=data.seed + len(config.model.attention.output),\n",
-        ask="tests/comparison tests/training/test_train.py tests/data",
+        ask="tests/training/test_train.py",
     ),
     Mutant(
         what="other initial values for one arm",
@@ -181,7 +181,7 @@ MUTANTS = (
         path="evaluation/conditions.py",
         old="heads=sorted(drawn), settings=file.settings)",
         new="heads=chosen, settings=file.settings)",
-        ask="tests/evaluation",
+        ask="tests/evaluation/test_evaluate.py",
     ),
     # ---- statistics
     Mutant(
