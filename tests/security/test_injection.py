@@ -14,6 +14,7 @@ from sinkpretrain.report.commands import RECIPE_END
 from sinkpretrain.runs import Run
 
 EVIL = "</script><img src=x onerror=alert(1)><!--\"'>"
+NAME = EVIL.replace("/", "")  # where the other is refused
 
 
 class Found(HTMLParser):
@@ -37,7 +38,7 @@ def hostile(small_run, tmp_path):
     for seed in (0, 1):
         run = Run(shutil.copytree(small_run.root, root / f"arm-s{seed}"))
         content = yaml.safe_load(run.config_path.read_text())
-        content |= {"name": EVIL, "variant": f"{EVIL}{seed}"}
+        content |= {"name": NAME, "variant": f"{NAME}{seed}"}
         run.config_path.write_text(yaml.safe_dump(content))
         (run.root / "environment.json").write_text(json.dumps({"created": EVIL, EVIL: EVIL, "versions": {EVIL: EVIL}}))
         run.write_status("done", **{EVIL: EVIL})
@@ -45,10 +46,10 @@ def hostile(small_run, tmp_path):
         rows = [{"condition": name, "strength": 1.0, "position": 0, "seed": 0} for name in ("none", EVIL)]
         quantities = ("received", "first_token_attention", "sink_rate", "dominance", "neuron_peak", "entropy_others")
         rows = [{**row, **dict.fromkeys(quantities, 1.0)} for row in rows]
-        run.intervention_path(EVIL.replace("/", "")).parent.mkdir()
-        run.intervention_path(EVIL.replace("/", "")).write_text(json.dumps({"about": about, "rows": rows}))
-    runs = [{"folder": f"arm-s{seed}", "variant": EVIL, "seed": seed, "learning_rate": 0.01} for seed in (0, 1)]
-    record = {"name": EVIL.replace("/", ""), "question": EVIL, "baseline": f"{EVIL}0", "source": EVIL, "runs": runs}
+        run.intervention_path(NAME).parent.mkdir()
+        run.intervention_path(NAME).write_text(json.dumps({"about": about, "rows": rows}))
+    runs = [{"folder": f"arm-s{seed}", "variant": NAME, "seed": seed, "learning_rate": 0.01} for seed in (0, 1)]
+    record = {"name": NAME, "question": EVIL, "baseline": f"{NAME}0", "source": EVIL, "runs": runs}
     (root / "experiment.json").write_text(json.dumps(record))
     return root
 
@@ -63,7 +64,7 @@ def test_texts_of_a_stranger_stay_texts(hostile, small_run, tmp_path, capsys):
     assert found.handlers == usual.handlers == []
     assert all(source.startswith(("#", "data:image/svg+xml,", "data:,")) for source in found.sources)
     data = re.search(r'<script id="curves-data" type="application/json">(.*?)</script>', page, re.DOTALL)
-    assert json.loads(data[1])["arms"][0]["name"].startswith(EVIL[:20])
+    assert json.loads(data[1])["arms"][0]["name"].startswith(NAME[:20])
 
 
 def test_pictures_of_a_stranger_hold_no_code(hostile):
