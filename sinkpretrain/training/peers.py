@@ -100,6 +100,8 @@ class Peers:
             raise PeerLost(reason) from error
         finally:
             self._stop.set()
+            for thread in self._threads:  # Python aborts where it ends while one is in the store's C++ code
+                thread.join(4 * BEAT)
 
     def blame(self, *, lagging: bool = True) -> str | None:
         """The rank that keeps this one from going on, in words; None where nothing points to one."""
