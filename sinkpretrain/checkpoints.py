@@ -132,6 +132,25 @@ def read(folder: Path, step: int, device: str = "cpu") -> Checkpoint:
     found = problem(path)
     if found is not None:
         raise ResumeError(f"{path}: {found}; this checkpoint cannot be used")
+    return _load(path, device)
+
+
+def read_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint that is whole, each verified once (None: there is none), and what is wrong with newer ones.
+
+    Raises:
+        ResumeError: it holds something else than tensors and numbers.
+    """
+    step, problems = newest_valid(folder)
+    return None if step is None else _load(path_of(folder, step)), problems
+
+
+def _load(path: Path, device: str = "cpu") -> Checkpoint:
+    """A checkpoint that was verified.
+
+    Raises:
+        ResumeError: it holds something else than tensors and numbers.
+    """
 
     def load(name: str, how: Callable[[Path], Any]) -> Any:
         try:
@@ -141,7 +160,7 @@ def read(folder: Path, step: int, device: str = "cpu") -> Checkpoint:
             raise ResumeError(f"{path / name}: is not what a checkpoint holds ({reason}); do not use it") from error
 
     return Checkpoint(
-        step=step,
+        step=_step_of(path),
         model=load(MODEL, lambda file: load_file(file, device=device)),
         optimizer=load(OPTIMIZER, lambda file: dict(torch.load(file, map_location=device, weights_only=True))),
         random=load(RANDOM, lambda file: dict(torch.load(file, map_location="cpu", weights_only=True))),

@@ -37,20 +37,18 @@ def load_model(source: Path | str, step: int | None = None) -> tuple[Llama, Toke
     return llama_of(read.model, read.config, found.given), text_only(Tokenizer.from_str(read.tokenizer_json))
 
 
-def read_checkpoint(run: Run, step: int) -> checkpoints.Checkpoint:
-    """A checkpoint of a run, verified.
+def refuse_other_run(run: Run, checkpoint: checkpoints.Checkpoint) -> None:
+    """Raise where another run wrote this checkpoint.
 
     Raises:
-        ResumeError: it is missing or altered, or another run wrote it.
+        ResumeError: says when either began.
     """
-    found = checkpoints.read(run.checkpoints, step)
-    writer, began = found.state.get("run"), run.created()
+    writer, began = checkpoint.state.get("run"), run.created()
     if writer and began and writer != began:
+        path = checkpoints.path_of(run.checkpoints, checkpoint.step)
         raise ResumeError(
-            f"{checkpoints.path_of(run.checkpoints, step)}: is of a run that began at {writer}, this one began at "
-            f"{began}; take it out of this folder"
+            f"{path}: is of a run that began at {writer}, this one began at {began}; take it out of this folder"
         )
-    return found
 
 
 def restore_weights(model: Llama, checkpoint: checkpoints.Checkpoint, *, assign: bool = False) -> None:
@@ -76,12 +74,15 @@ def restore_weights(model: Llama, checkpoint: checkpoints.Checkpoint, *, assign:
 def _of_run(run: Run, step: int | None) -> tuple[Llama, Tokenizer]:
     config = run.config()
     if step is None:
-        step, problems = checkpoints.newest_valid(run.checkpoints)
-        if step is None:
+        found, problems = checkpoints.read_newest(run.checkpoints)
+        if found is None:
             raise ResumeError(f"{run.root}: has no whole checkpoint {problems or ''}".rstrip())
+    else:
+        found = checkpoints.read(run.checkpoints, step)
+    refuse_other_run(run, found)
     with torch.device("meta"):
         model = Llama(config.model)
-    restore_weights(model, read_checkpoint(run, step), assign=True)
+    restore_weights(model, found, assign=True)
     if run.tokenizer_path.exists():
         return model.eval(), load_tokenizer(run.tokenizer_path)
     return model.eval(), TokenStore.open(config.data.store).tokenizer()

@@ -27,7 +27,7 @@ from sinkpretrain.errors import (
 from sinkpretrain.files import write_json
 from sinkpretrain.model.flops import count_parameters, flops_per_token
 from sinkpretrain.model.initialisation import fingerprints
-from sinkpretrain.model.load import read_checkpoint
+from sinkpretrain.model.load import refuse_other_run
 from sinkpretrain.runs import DATA_MANIFEST, ENVIRONMENT, Run, yaml_of
 from sinkpretrain.training import environment
 from sinkpretrain.training.callbacks.checkpointing import Checkpointing
@@ -73,7 +73,7 @@ def train(config: Config, out: Path | str, *, resume: bool = False) -> Run:
             logging.getLogger("sinkpretrain").setLevel(logging.ERROR)
             group.follow()
             with group.working():
-                _fit(run, config, store, _restore(run), group, signals)
+                _fit(run, config, store, _restore(run)[0], group, signals)
             return run
         with group.leading() as begin, run.lock():
             signals.ends_at_once = True  # the others are told
@@ -83,8 +83,8 @@ def train(config: Config, out: Path | str, *, resume: bool = False) -> Run:
                 return run
             tell(run=run.root.resolve())
             with _recording_the_end(run):
-                _set_damaged_aside(run)
-                restored = _restore(run)
+                restored, problems = _restore(run)
+                _set_damaged_aside(run, restored, problems)
                 run.cut_metrics(restored.step if restored else -1)
                 signals.ends_at_once = group.place.world_size == 1
                 begin()
@@ -146,19 +146,19 @@ def _open(run: Run, config: Config, store: TokenStore, resume: bool) -> bool:
     return True
 
 
-def _set_damaged_aside(run: Run) -> None:
+def _set_damaged_aside(run: Run, restored: Checkpoint | None, problems: list[str]) -> None:
     """Rename the checkpoints that are newer than the newest whole one, and say so.
 
     Raises:
         ResumeError: there are checkpoints, and none is whole.
     """
-    step, problems = checkpoints.newest_valid(run.checkpoints)
-    if problems and step is None:
+    if problems and restored is None:
         raise ResumeError(
             f"{run.root}: has no whole checkpoint to go on from ({'; '.join(problems)}); bring one back, or start "
             "again with another --out"
         )
-    for damaged in (later for later in checkpoints.steps(run.checkpoints) if step is not None and later > step):
+    step = -1 if restored is None else restored.step
+    for damaged in (later for later in checkpoints.steps(run.checkpoints) if later > step):
         checkpoints.set_aside(checkpoints.path_of(run.checkpoints, damaged))
     for problem in problems:
         logger.warning(
@@ -166,16 +166,16 @@ def _set_damaged_aside(run: Run) -> None:
         )
 
 
-def _restore(run: Run) -> Checkpoint | None:
-    """The newest checkpoint, None when there is none.
+def _restore(run: Run) -> tuple[Checkpoint | None, list[str]]:
+    """The newest whole checkpoint, None when there is none, and what is wrong with newer ones.
 
     Raises:
         ResumeError: it is another run's.
     """
-    step, _ = checkpoints.newest_valid(run.checkpoints)
-    if step is None:
-        return None
-    return read_checkpoint(run, step)
+    restored, problems = checkpoints.read_newest(run.checkpoints)
+    if restored is not None:
+        refuse_other_run(run, restored)
+    return restored, problems
 
 
 def _fit(
